@@ -1,0 +1,51 @@
+# What a newcomer needs: `make demo` (see it work) and `make test` (see that it works).
+# Needs only python3 >= 3.11 with pip and venv.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip --disable-pip-version-check --quiet
+
+.PHONY: demo test check lint format test-engines bench clean
+
+demo: $(VENV)/.run
+	@$(BIN)/chiasm demo
+
+test: $(VENV)/.dev check
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test-engines: $(VENV)/.dev
+	tests/engines/run.sh
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/overhead.py
+
+# The environments: the lock file names every package by version and hash; the project itself is linked in.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Chiasm needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements/run.lock pyproject.toml | $(VENV)/bin/python
+	@echo "installing into $(VENV) (about a minute the first time)"
+	@$(PIP) install --require-hashes -r requirements/run.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock pyproject.toml | $(VENV)/bin/python
+	@echo "installing into $(VENV) with the development extras (about a minute the first time)"
+	@$(PIP) install --require-hashes -r requirements/dev.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV)

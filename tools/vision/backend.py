@@ -1,0 +1,70 @@
+"""The eyes, seen from outside: a picture or several, a task, words back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from tools.call import VisionUsage
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A part of a picture, in fractions of its upright width and height: 0 <= left < right <= 1, likewise top and bottom."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True, slots=True)
+class VisionImage:
+    """One picture as the client sent it: any of the accepted formats, not yet turned upright, cut or scaled."""
+
+    number: int
+    data: bytes
+    region: Region | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VisionQuery:
+    """What the eyes are asked: all pictures in one question, so that they can be compared."""
+
+    images: tuple[VisionImage, ...]
+    task: str
+    context: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VisionAnswer:
+    """What they said (never empty) and what it cost."""
+
+    text: str
+    usage: VisionUsage
+
+
+class VisionError(Exception):
+    """The eyes could not answer.
+
+    `str(error)` is a sentence fit for the brain: what happened, without addresses, keys or picture data.
+    """
+
+    def __init__(self, message: str, *, retryable: bool) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class VisionBackend(Protocol):
+    """One pair of eyes.  May be asked many things at once; bounds its own concurrency."""
+
+    name: str
+
+    async def look(self, query: VisionQuery) -> VisionAnswer:
+        """Answer `query`.  Raises `VisionError` only; cancelling it stops the work at once and frees its place."""
+
+    async def ready(self) -> str | None:
+        """`None` when usable, else one line that says why not (for /readyz).  Cheap; never sends a picture."""
+
+    async def close(self) -> None:
+        """Let go of connections and workers."""
