@@ -1,0 +1,380 @@
+"""One client request: several turns of the brain, one answer.
+
+The brain is asked once and says something: thoughts, words, tool calls.  Some calls are *owned*: they name one of
+our tools, and the client must never learn of them.  The others are the client's.
+
+    IDLE ──start──▶ STREAMING ──upstream ended──▶ DONE
+                      ▲    │
+        ToolsCompleted│    │ only owned calls, and turns left
+                      │    ▼
+                   CALLING_TOOLS
+
+What passes at once: thoughts and words, as they come, and the client's calls.  What is held:
+
+*   **Owned calls**, until the turn ends.  A turn ends when its stream ends, not at a finish reason: some servers
+    send one after every chunk, some none, and vLLM's last words ride on the chunk that carries it.
+*   **White space** that nothing has followed yet.  vLLM with Qwen says "\\n\\n" between its thought and its tool
+    call; shown to a client, that is an empty text block.  It goes out with the next word, or at the end, or is
+    dropped when an owned call follows.
+*   **A second client call**, while the first is unfinished.  Clients read calls one after the other (claude-code-
+    router writes into a closed block otherwise), so interleaved fragments are put in line.
+*   **Words after the client's first call**: no client has a place for them (the same one writes them into the tool
+    block).  They stay in the turn's record, which goes back to the brain.
+
+When the follow-up turn begins, its words are joined to what the client already saw: a blank line unless one side
+has white space there, so that "Let me look." and "The image shows" do not run together.
+
+When a turn has owned calls only, they are run and the brain is asked again with the request unchanged, what it
+said, and the results: exactly what its own template would render, so its prefix cache still holds.  When it has
+calls of both kinds (a *mixed turn*), the client must answer its own first: its calls go out with the finish
+`tool_calls`, ours run meanwhile (`DeferTools`), and the client's next request is completed with what they said.
+
+The last turn that `max_turns` allows is announced to the brain in the tool results before it, with the tool list
+unchanged: taking tools away makes some models write calls as text, and costs the whole prefix cache with Qwen's
+template, which renders tools first.
+
+Nothing here waits, and nothing knows of time, sockets or bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from enum import Enum
+from typing import Any, assert_never
+
+import orjson
+
+from router.errors import UpstreamBroken, UpstreamError
+from router.protocol.dialect import Dialect
+from router.protocol.events import (
+    Action,
+    CallTools,
+    Complete,
+    DeferTools,
+    Event,
+    Fail,
+    OpenUpstream,
+    SendPart,
+    ToolsCompleted,
+    UpstreamEnded,
+    UpstreamFailed,
+)
+from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Reasoning, Text, ToolArgs, ToolStart, Usage
+from router.protocol.turn import CallInTurn, Turn
+from tools.call import ToolResult, VisionUsage
+
+LAST_TURN_NOTE = (
+    "\n\n(This was the last tool call of this answer: no further call will be carried out. "
+    "Answer now with what you have.)"
+)
+NO_ANSWER_NOTE = "[No answer: the model kept asking for tools until the limit of {turns} turns was reached.]"
+
+
+class State(Enum):
+    IDLE = "idle"
+    STREAMING = "streaming"
+    CALLING_TOOLS = "calling tools"
+    DONE = "done"
+
+
+class Seam:
+    """One kind of text (words, or thoughts) of several turns, sewn together for the client."""
+
+    __slots__ = ("_fresh", "_held", "_last")
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._last = ""
+        """The last character the client saw."""
+        self._fresh = False
+        """Whether a follow-up turn has begun and not yet said anything visible."""
+
+    def turn_begins(self) -> None:
+        self._held = ""
+        self._fresh = True
+
+    def drop_held(self) -> None:
+        self._held = ""
+
+    def take(self, text: str) -> str:
+        """What the client sees now of `text` and of what was held before it."""
+        text = self._held + text
+        if not text or text.isspace():
+            self._held = text
+            return ""
+        self._held = ""
+        if self._fresh and self._last:
+            text = text.lstrip("\n")  # Qwen begins its words with a blank line of its own
+            if not self._last.isspace():
+                text = "\n\n" + text
+        self._fresh = False
+        self._last = text[-1]
+        return text
+
+    def rest(self) -> str:
+        """The white space still held at the end of the answer."""
+        text, self._held = self._held, ""
+        return text
+
+
+class Exchange:
+    """Tell it what happened (`handle`), do what it answers, until that is `Complete` or `Fail`."""
+
+    def __init__(
+        self, *, dialect: Dialect, request: Mapping[str, Any], owns: Callable[[str], bool], max_turns: int
+    ) -> None:
+        self._dialect = dialect
+        self._request = request
+        self._owns = owns
+        self._max_turns = max_turns
+        self._state = State.IDLE
+        self._words = Seam()
+        self._thoughts = Seam()
+        self._turn = Turn(0)
+        self._past: list[Turn] = []
+        self._vision = VisionUsage()
+        self._client_call: CallInTurn | None = None
+        """The client's call that is going out now."""
+        self._client_calls = 0
+
+    def __repr__(self) -> str:
+        owned, client = len(self._turn.owned), len(self._turn.of_client)
+        return (
+            f"<Exchange turn {self._turn.number}/{self._max_turns} {self._state.name}, "
+            f"{owned} owned call{'s' * (owned != 1)}, {client} client call{'s' * (client != 1)}>"
+        )
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def turns(self) -> int:
+        """How many turns were begun."""
+        return self._turn.number
+
+    @property
+    def vision(self) -> VisionUsage:
+        return self._vision
+
+    @property
+    def heard(self) -> bool:
+        """Whether the current turn has said anything yet."""
+        return self._turn.heard
+
+    def start(self) -> list[Action]:
+        assert self._state is State.IDLE, self
+        return [self._open(self._request)]
+
+    def handle(self, event: Event) -> list[Action]:
+        """Raises AssertionError where the event cannot happen now: that is a fault in the caller."""
+        if self._state is State.CALLING_TOOLS:
+            assert isinstance(event, ToolsCompleted), (self, event)
+            return self._tools_completed(event.results)
+        assert self._state is State.STREAMING, (self, event)
+        match event:
+            case Text():
+                return self._text(event)
+            case Reasoning():
+                return self._reasoning(event)
+            case ToolArgs():
+                return self._tool_args(event)
+            case ToolStart():
+                return self._tool_start(event)
+            case Head():
+                self._turn.heard = True
+                return [SendPart(event)] if self._turn.number == 1 else []
+            case Finish(reason):
+                self._turn.heard = True
+                self._turn.finish = reason
+                return []
+            case Usage():
+                self._turn.heard = True
+                self._turn.usage = event
+                return []
+            case Opaque():
+                return [SendPart(event)] if not self._turn.calls else []
+            case ErrorFrame(message, code):
+                return self._failed(UpstreamBroken(message, code=None if code is None else str(code)))
+            case UpstreamFailed(error):
+                return self._failed(error)
+            case UpstreamEnded(clean):
+                return self._upstream_ended(clean)
+            case ToolsCompleted():
+                raise AssertionError((self, event))
+            case _:
+                assert_never(event)
+
+    # What the brain says
+
+    def _text(self, part: Text) -> list[Action]:
+        turn = self._turn
+        turn.heard = True
+        turn.content_pieces.append(part.text)
+        if self._client_call is not None:
+            return []
+        text = self._words.take(part.text)
+        if not text:
+            return []
+        return [SendPart(part if text is part.text else replace(part, text=text))]
+
+    def _reasoning(self, part: Reasoning) -> list[Action]:
+        turn = self._turn
+        turn.heard = True
+        turn.reasoning_pieces.append(part.text)
+        if self._client_call is not None:
+            return []
+        text = self._thoughts.take(part.text)
+        if not text:
+            return []
+        return [SendPart(part if text is part.text else replace(part, text=text))]
+
+    def _tool_start(self, part: ToolStart) -> list[Action]:
+        turn = self._turn
+        turn.heard = True
+        call = CallInTurn(part.slot, part.id, part.name, self._owns(part.name))
+        turn.calls[part.slot] = call
+        self._words.drop_held()
+        self._thoughts.drop_held()
+        if call.owned:
+            return []
+        if self._client_call is None:
+            return self._begin_client_call(call)
+        if _is_whole(self._client_call):
+            return self._begin_client_call(call)
+        return []
+
+    def _tool_args(self, part: ToolArgs) -> list[Action]:
+        call = self._turn.calls[part.slot]
+        call.pieces.append(part.text)
+        if call is not self._client_call:
+            return []
+        call.sent = len(call.pieces)
+        return [SendPart(ToolArgs(self._client_calls - 1, part.text))]
+
+    def _begin_client_call(self, call: CallInTurn) -> list[Action]:
+        """The client's numbers count from 0 in order of appearance, whatever the server's were."""
+        actions: list[Action] = [SendPart(ToolStart(self._client_calls, call.id, call.name))]
+        if call.pieces:
+            actions.append(SendPart(ToolArgs(self._client_calls, call.arguments)))
+            call.sent = len(call.pieces)
+        self._client_call = call
+        self._client_calls += 1
+        return actions
+
+    # How a turn ends
+
+    def _upstream_ended(self, clean: bool) -> list[Action]:
+        turn = self._turn
+        owned, of_client = turn.owned, turn.of_client
+        calls_are_whole = bool(turn.calls) and all(_is_whole(call) for call in turn.calls.values())
+        if turn.finish is None and not clean and not (calls_are_whole and not of_client):
+            return self._failed(UpstreamBroken("the model's server ended its answer in the middle"))
+        cut = turn.finish == "length"
+        if owned and not (cut and not calls_are_whole):
+            if of_client:
+                return self._mixed_turn(owned, of_client)
+            if turn.number < self._max_turns:
+                self._state = State.CALLING_TOOLS
+                return [CallTools(tuple(call.whole() for call in owned))]
+            return self._out_of_turns()
+        return [*self._remaining_client_calls(), *self._last_words(), self._complete(self._reason())]
+
+    def _mixed_turn(self, owned: tuple[CallInTurn, ...], of_client: tuple[CallInTurn, ...]) -> list[Action]:
+        deferred = DeferTools(
+            calls=tuple(call.whole() for call in owned),
+            client_ids=tuple(call.id for call in of_client),
+            message=self._dialect.assistant_message(self._turn),
+        )
+        return [*self._remaining_client_calls(), deferred, self._complete("tool_calls")]
+
+    def _out_of_turns(self) -> list[Action]:
+        note: list[Action] = []
+        if not self._turn.content.strip():
+            text = self._words.take(NO_ANSWER_NOTE.format(turns=self._max_turns))
+            note = [SendPart(Text(text))]
+        return [*note, *self._last_words(), self._complete("stop")]
+
+    def _remaining_client_calls(self) -> list[Action]:
+        actions: list[Action] = []
+        begun = self._client_call is None
+        for call in self._turn.of_client:
+            if begun:
+                actions += self._begin_client_call(call)
+            begun = begun or call is self._client_call
+        return actions
+
+    def _last_words(self) -> list[Action]:
+        if self._client_call is not None:
+            return []
+        thoughts, words = self._thoughts.rest(), self._words.rest()
+        return [
+            *([SendPart(Reasoning(thoughts))] if thoughts else []),
+            *([SendPart(Text(words))] if words else []),
+        ]
+
+    def _reason(self) -> str:
+        """Decided by what was said, not by what the server called it: some say `stop` after calls, some `tool_calls`
+        after calls that only we saw."""
+        finish = self._turn.finish
+        if finish == "length":
+            return "length"
+        if self._turn.of_client:
+            return "tool_calls"
+        return "stop" if finish in (None, "tool_calls", "function_call") else finish
+
+    def _complete(self, reason: str) -> Complete:
+        self._state = State.DONE
+        vision = {
+            "turns": self._turn.number,
+            "vision_calls": self._vision.calls,
+            "vision_prompt_tokens": self._vision.prompt_tokens,
+            "vision_completion_tokens": self._vision.completion_tokens,
+        }
+        return Complete(reason, self._dialect.usage([*self._past, self._turn], vision))
+
+    def _failed(self, error: UpstreamError) -> list[Action]:
+        """A finish reason is the commit point: what breaks after it does not undo a whole answer."""
+        if self._turn.finish is not None:
+            return self._upstream_ended(clean=True)
+        owned = self._turn.owned
+        if owned and not self._turn.of_client and isinstance(error, UpstreamBroken) and all(map(_is_whole, owned)):
+            # vLLM up to 0.16 fails in the finish chunk, after correct arguments
+            return self._upstream_ended(clean=True)
+        self._state = State.DONE
+        return [Fail(error)]
+
+    # What follows
+
+    def _tools_completed(self, results: tuple[ToolResult, ...]) -> list[Action]:
+        for result in results:
+            self._vision += result.usage
+        if self._turn.number + 1 == self._max_turns:
+            results = (*results[:-1], replace(results[-1], text=results[-1].text + LAST_TURN_NOTE))
+        request = self._dialect.follow_up(self._request, self._turn, results)
+        if request is None:
+            return [*self._last_words(), self._complete("length")]
+        self._past.append(self._turn)
+        return [self._open(request)]
+
+    def _open(self, request: Mapping[str, Any]) -> OpenUpstream:
+        if self._turn.number:
+            self._words.turn_begins()
+            self._thoughts.turn_begins()
+        self._request = request
+        self._turn = Turn(self._turn.number + 1)
+        self._state = State.STREAMING
+        return OpenUpstream(request)
+
+
+def _is_whole(call: CallInTurn) -> bool:
+    """Whether its arguments are one complete JSON value, or (a tool without parameters) nothing at all."""
+    text = call.arguments.strip()
+    if not text:
+        return True
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True

@@ -1,0 +1,554 @@
+"""OpenAI Chat Completions: `chat.completion.chunk` streams and whole `chat.completion` objects.
+
+Servers agree on the outline and differ in everything else: where reasoning stands, whether ids and names are
+repeated, null or missing, whether parallel calls are numbered, which chunk carries the finish reason and the
+usage, and how a failure looks.  The readers here take all of it and say the same parts; the writers say it again
+in one canonical form, which every client we know can read:
+
+*   one `id`, `created`, `model`; the role in the first chunk only;
+*   text and reasoning in chunks of their own; tool calls one after the other, counted from 0, with `id`, `type`
+    and `name` in the first fragment only;
+*   one chunk with the finish reason and the delta `{"content":""}` (claude-code-router drops a chunk whose delta is
+    empty); usage in a last chunk with `choices: []` when the client asked for that, else with the finish reason;
+*   `[DONE]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import orjson
+
+from router.errors import ChiasmError
+from router.protocol.parts import (
+    ErrorFrame,
+    Finish,
+    Head,
+    Opaque,
+    Part,
+    Reasoning,
+    Text,
+    ToolArgs,
+    ToolStart,
+    Usage,
+)
+from router.protocol.profiles import Profile
+from router.protocol.sse import EventTooLarge, SSEDecoder, comment, data_event
+from router.protocol.turn import Turn
+from tools.call import ToolResult
+
+DONE = b"data: [DONE]\n\n"
+
+LEAST_TOKENS = 16
+"""A follow-up with a smaller budget could not say a sentence; the answer then ends with `length`."""
+
+_KNOWN_DELTA = frozenset({"role", "content", "reasoning", "reasoning_content", "tool_calls", "function_call"})
+_KEPT_ENVELOPE = ("system_fingerprint", "service_tier", "provider")
+
+
+# Reading
+
+
+class _Calls:
+    """Which fragment belongs to which call.
+
+    Servers that number parallel calls rightly need none of this; Gemini, Grok and Ollama up to 0.20 number them all
+    0 with different ids, llama-cpp-python repeats id and name in every fragment, SGLang sends them as null, some
+    send no index at all.
+    """
+
+    def __init__(self, mint_id: Callable[[], str]) -> None:
+        self._mint_id = mint_id
+        self._by_id: dict[str, int] = {}
+        self._by_index: dict[int, int] = {}
+        self._names: list[str] = []
+        self._ids: list[str] = []
+        self._early: list[list[str]] = []
+        """Arguments that came before the name."""
+
+    def fragment(self, raw: Mapping[str, Any]) -> Iterable[Part]:
+        function = raw.get("function")
+        function = function if isinstance(function, Mapping) else {}
+        id_ = _text(raw.get("id"))
+        name = _text(function.get("name"))
+        index = raw.get("index")
+        slot = self._slot(id_, index if isinstance(index, int) else None, name)
+        if id_ and not self._names[slot]:
+            self._ids[slot] = id_
+        arguments = function.get("arguments")
+        if isinstance(arguments, Mapping | list):  # Ollama's own API and some gateways send the object itself
+            arguments = orjson.dumps(arguments).decode()
+        arguments = _text(arguments)
+        if name and not self._names[slot]:
+            self._names[slot] = name
+            yield ToolStart(slot, self._ids[slot] or self._mint_id(), name)
+            if early := "".join(self._early[slot]):
+                yield ToolArgs(slot, early)
+        if arguments and self._names[slot]:
+            yield ToolArgs(slot, arguments)
+        elif arguments:
+            self._early[slot].append(arguments)
+
+    def _slot(self, id_: str, index: int | None, name: str) -> int:
+        if id_:
+            known = self._by_id.get(id_)
+            if known is not None and (index is None or self._by_index.get(index) == known or not name):
+                return known
+            if index is not None and index in self._by_index and not self._ids[self._by_index[index]]:
+                slot = self._by_index[index]  # its id came late
+            else:
+                slot = self._new(index)
+            self._by_id.setdefault(id_, slot)
+            return slot
+        if index is not None:
+            at_index = self._by_index.get(index)
+            return self._new(index) if at_index is None else at_index
+        return len(self._names) - 1 if self._names and not name else self._new(None)
+
+    def _new(self, index: int | None) -> int:
+        slot = len(self._names)
+        self._names.append("")
+        self._ids.append("")
+        self._early.append([])
+        if index is not None:
+            self._by_index[index] = slot
+        return slot
+
+
+class ChunkReader:
+    """Reads a stream of `chat.completion.chunk` events."""
+
+    def __init__(self, mint_id: Callable[[], str]) -> None:
+        self.clean = False
+        self._decoder = SSEDecoder()
+        self._calls = _Calls(mint_id)
+        self._head_seen = False
+
+    def feed(self, data: bytes) -> Sequence[Part]:
+        try:
+            events = self._decoder.feed(data)
+        except EventTooLarge as error:
+            return [ErrorFrame(f"the model's server sent garbage: {error}")]
+        parts: list[Part] = []
+        for event in events:
+            self._event(event.data, parts)
+        return parts
+
+    def close(self) -> Sequence[Part]:
+        parts: list[Part] = []
+        for event in self._decoder.close():
+            if event.data.startswith(b"{") and not _is_json(event.data):
+                break  # an event cut in half: the missing end says enough
+            self._event(event.data, parts)
+        return parts
+
+    def _event(self, data: bytes, parts: list[Part]) -> None:
+        if self.clean:
+            return
+        if data == b"[DONE]":
+            self.clean = True
+            return
+        try:
+            chunk = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            if data.strip() == b"[DONE]":
+                self.clean = True
+            elif data.lstrip().startswith(b'{"error"'):  # `transformers serve` writes raw line ends into it
+                parts.append(ErrorFrame(_words(data)))
+            elif data.lstrip().startswith(b"{"):
+                parts.append(ErrorFrame("the model's server sent an event that is not JSON"))
+            # anything else is a keep-alive in the wrong clothes (`data: : OPENROUTER PROCESSING`)
+            return
+        if not isinstance(chunk, dict):
+            return
+        if chunk.get("error"):
+            parts.append(_error_frame(chunk["error"]))
+            return
+        if not self._head_seen:
+            self._head_seen = True
+            parts.append(_head(chunk))
+        choices = chunk.get("choices")
+        if isinstance(choices, list):
+            for choice in choices:
+                if isinstance(choice, dict):
+                    self._choice(choice, parts)
+        usage = chunk.get("usage")
+        if isinstance(usage, dict):
+            parts.append(Usage(usage))
+
+    def _choice(self, choice: dict[str, Any], parts: list[Part]) -> None:
+        if choice.get("index") not in (0, None):
+            parts.append(Opaque(choice=choice))
+            return
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            logprobs = choice.get("logprobs")
+            reasoning = _text(delta.get("reasoning_content")) or _text(delta.get("reasoning"))
+            content = _text(delta.get("content"))
+            if reasoning:
+                parts.append(Reasoning(reasoning, None if content else logprobs))
+            if content:
+                parts.append(Text(content, logprobs))
+            calls = delta.get("tool_calls")
+            if calls:
+                for raw in calls if isinstance(calls, list) else [calls]:
+                    if isinstance(raw, dict):
+                        parts.extend(self._calls.fragment(raw))
+            if len(delta) > 1 and not delta.keys() <= _KNOWN_DELTA:
+                rest = {key: value for key, value in delta.items() if key not in _KNOWN_DELTA and value is not None}
+                if rest:
+                    parts.append(Opaque(delta=rest))
+        finish = choice.get("finish_reason")
+        if finish == "error":
+            parts.append(ErrorFrame("the model's server reported an error and gave no words for it"))
+        elif isinstance(finish, str) and finish:
+            parts.append(Finish(finish))
+
+
+class CompletionReader:
+    """Reads one whole `chat.completion` object, as the answer to a request that did not ask for a stream."""
+
+    def __init__(self, mint_id: Callable[[], str]) -> None:
+        self.clean = False
+        self.raw: dict[str, Any] = {}
+        """The object itself, for the fields that we do not understand."""
+        self._body = bytearray()
+        self._calls = _Calls(mint_id)
+
+    def feed(self, data: bytes) -> Sequence[Part]:
+        self._body += data
+        return ()
+
+    def close(self) -> Sequence[Part]:
+        try:
+            raw = orjson.loads(self._body.strip())  # DeepSeek sends blank lines while the request is queued
+        except orjson.JSONDecodeError:
+            return [ErrorFrame("the model's server answered something that is not JSON")]
+        if not isinstance(raw, dict):
+            return [ErrorFrame("the model's server answered something that is not a completion")]
+        if raw.get("error"):
+            return [_error_frame(raw["error"])]
+        choices = raw.get("choices")
+        first = choices[0] if isinstance(choices, list) and choices else None
+        message = first.get("message") if isinstance(first, dict) else None
+        if not isinstance(first, dict) or not isinstance(message, dict):
+            return [ErrorFrame("the model's server answered without a choice")]
+        self.raw = raw
+        self.clean = True
+        parts: list[Part] = [_head(raw)]
+        if reasoning := _text(message.get("reasoning_content")) or _text(message.get("reasoning")):
+            parts.append(Reasoning(reasoning))
+        if content := _text(message.get("content")):
+            parts.append(Text(content))
+        for index, call in enumerate(message.get("tool_calls") or ()):
+            if isinstance(call, dict):
+                parts.extend(self._calls.fragment({**call, "index": index}))
+        if finish := _text(first.get("finish_reason")):
+            parts.append(Finish(finish))
+        if isinstance(raw.get("usage"), dict):
+            parts.append(Usage(raw["usage"]))
+        return parts
+
+
+def _head(chunk: Mapping[str, Any]) -> Head:
+    created = chunk.get("created")
+    return Head(
+        id=_text(chunk.get("id")),
+        created=created if isinstance(created, int) else 0,
+        extra={key: chunk[key] for key in _KEPT_ENVELOPE if chunk.get(key)},
+    )
+
+
+def _error_frame(error: object) -> ErrorFrame:
+    if isinstance(error, Mapping):
+        code = error.get("code")
+        return ErrorFrame(
+            _text(error.get("message")) or _words(orjson.dumps(error)), code if isinstance(code, int) else None
+        )
+    return ErrorFrame(_text(error) or "the model's server reported an error and gave no words for it")
+
+
+def _text(value: object) -> str:
+    """Strings as they are; lists of text parts (Mistral's content) joined; anything else is nothing."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "".join(_text(part.get("text")) for part in value if isinstance(part, Mapping))
+    return ""
+
+
+def _words(data: bytes) -> str:
+    """At most a line's worth of a server's own words."""
+    return data.decode("utf-8", "replace")[:500]
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+# Writing
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What every chunk of the answer says of itself."""
+
+    id: str
+    created: int
+    model: str
+    """The name the client asked for, not the server's."""
+
+
+class ChunkWriter:
+    """Writes the client's stream.  Hot: one call per chunk, so the constant bytes are made once."""
+
+    def __init__(
+        self, *, fallback: Envelope, include_usage: bool, reasoning_fields: Sequence[str] = ("reasoning_content",)
+    ) -> None:
+        self._fallback = fallback
+        self._include_usage = include_usage
+        self._reasoning_fields = [orjson.dumps(name) for name in reasoning_fields]
+        self._before = b""
+        """A chunk up to its first choice; empty until the stream is open."""
+
+    def write(self, part: Part) -> bytes:
+        match part:
+            case Text(text, logprobs):
+                return self._delta(b'"content":' + orjson.dumps(text), logprobs)
+            case Reasoning(text, logprobs):
+                value = orjson.dumps(text)
+                return self._delta(b",".join([name + b":" + value for name in self._reasoning_fields]), logprobs)
+            case ToolStart(slot, id_, name):
+                call = {"index": slot, "id": id_, "type": "function", "function": {"name": name, "arguments": ""}}
+                return self._delta(b'"tool_calls":' + orjson.dumps([call]))
+            case ToolArgs(slot, text):
+                return self._delta(b'"tool_calls":' + orjson.dumps([{"index": slot, "function": {"arguments": text}}]))
+            case Head():
+                return self._open(part)
+            case Opaque(delta, choice):
+                if choice is not None:
+                    return self._opening() + data_event(self._before + orjson.dumps(choice) + b"]}")
+                return self._delta(orjson.dumps(delta)[1:-1])
+            case Finish() | Usage() | ErrorFrame():
+                return b""
+            case _:
+                assert_never(part)
+
+    def heartbeat(self) -> bytes:
+        return comment("keep-alive")
+
+    def empty_chunk(self) -> bytes:
+        """A heartbeat for clients whose clocks only count chunks."""
+        return self._delta(b"")
+
+    def complete(self, reason: str, usage: Mapping[str, Any] | None) -> bytes:
+        opening = self._opening()
+        finish = b'{"index":0,"delta":{"content":""},"logprobs":null,"finish_reason":' + orjson.dumps(reason) + b"}]"
+        if usage is None:
+            return opening + data_event(self._before + finish + b"}") + DONE
+        tail = b',"usage":' + orjson.dumps(usage) + b"}"
+        if self._include_usage:
+            return opening + data_event(self._before + finish + b"}") + data_event(self._before + b"]" + tail) + DONE
+        return opening + data_event(self._before + finish + tail) + DONE
+
+    def fail(self, error: ChiasmError) -> bytes:
+        return data_event(orjson.dumps(error_body(error))) + DONE
+
+    def _delta(self, members: bytes, logprobs: Any = None) -> bytes:
+        told = b"null" if logprobs is None else orjson.dumps(logprobs)
+        return b"".join(
+            (
+                self._opening(),
+                b"data: ",
+                self._before,
+                b'{"index":0,"delta":{',
+                members,
+                b'},"logprobs":',
+                told,
+                b',"finish_reason":null}]}\n\n',
+            )
+        )
+
+    def _opening(self) -> bytes:
+        return b"" if self._before else self._open(Head())
+
+    def _open(self, head: Head) -> bytes:
+        """The first chunk: the role, and the envelope that all later ones repeat."""
+        if self._before:  # heartbeats opened the stream already
+            return b""
+        envelope = {
+            "id": head.id or self._fallback.id,
+            "object": "chat.completion.chunk",
+            "created": head.created or self._fallback.created,
+            "model": self._fallback.model,
+            **head.extra,
+        }
+        self._before = orjson.dumps(envelope)[:-1] + b',"choices":['
+        return self._delta(b'"role":"assistant","content":""')
+
+
+class CompletionWriter:
+    """Collects the parts of all turns and writes one `chat.completion` at the end."""
+
+    def __init__(
+        self,
+        *,
+        fallback: Envelope,
+        last_raw: Callable[[], Mapping[str, Any]],
+        reasoning_fields: Sequence[str] = ("reasoning_content",),
+    ) -> None:
+        self._fallback = fallback
+        self._last_raw = last_raw
+        """The server's own object of the last turn: what we do not understand in it rides along."""
+        self._reasoning_fields = reasoning_fields
+        self._head = Head()
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[dict[str, Any]] = []
+
+    def write(self, part: Part) -> bytes:
+        match part:
+            case Text(text):
+                self._text.append(text)
+            case Reasoning(text):
+                self._reasoning.append(text)
+            case ToolStart(_, id_, name):
+                self._calls.append({"id": id_, "type": "function", "function": {"name": name, "arguments": ""}})
+            case ToolArgs(slot, text):
+                self._calls[slot]["function"]["arguments"] += text
+            case Head():
+                self._head = part
+            case Opaque() | Finish() | Usage() | ErrorFrame():
+                pass
+            case _:
+                assert_never(part)
+        return b""
+
+    def heartbeat(self) -> bytes:
+        return b""
+
+    def complete(self, reason: str, usage: Mapping[str, Any] | None) -> bytes:
+        raw = dict(self._last_raw())
+        choices = [dict(choice) for choice in raw.get("choices") or [{}]]
+        message = dict(choices[0].get("message") or {})
+        text, reasoning = "".join(self._text), "".join(self._reasoning)
+        for name in ("reasoning", "reasoning_content", "tool_calls", "function_call"):
+            message.pop(name, None)
+        message |= {"role": "assistant", "content": text or (None if self._calls else "")}
+        if reasoning:
+            message |= dict.fromkeys(self._reasoning_fields, reasoning)
+        if self._calls:
+            message["tool_calls"] = self._calls
+        choices[0] |= {"index": 0, "message": message, "finish_reason": reason}
+        choices[0].setdefault("logprobs", None)
+        raw |= {
+            "id": self._head.id or self._fallback.id,
+            "object": "chat.completion",
+            "created": self._head.created or self._fallback.created,
+            "model": self._fallback.model,
+            "choices": choices,
+        }
+        raw.pop("usage", None)
+        if usage is not None:
+            raw["usage"] = usage
+        return orjson.dumps(raw)
+
+    def fail(self, error: ChiasmError) -> bytes:
+        return orjson.dumps(error_body(error))
+
+
+def error_body(error: ChiasmError) -> dict[str, Any]:
+    """The envelope of interface.md: `{"error": {"message", "type", "param", "code"}}`."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.type,
+            "param": getattr(error, "param", None),
+            "code": error.code,
+        }
+    }
+
+
+# Asking again
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIChat:
+    """The dialect itself: how a conversation goes on, and how turns add up."""
+
+    profile: Profile
+
+    def assistant_message(self, turn: Turn) -> dict[str, Any]:
+        """What the brain said, to the letter: its template renders it to the tokens it generated, so its prefix cache
+        still fits (argument text and its key order included)."""
+        content = turn.content
+        message: dict[str, Any] = {"role": "assistant", "content": content or (None if turn.calls else "")}
+        reasoning = turn.reasoning
+        if reasoning or (self.profile.empty_reasoning and turn.calls):
+            message |= dict.fromkeys(self.profile.history_reasoning, reasoning)
+        if turn.calls:
+            message["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": mended(call.arguments)},
+                }
+                for call in turn.calls.values()
+            ]
+        return message
+
+    def tool_message(self, result: ToolResult) -> dict[str, Any]:
+        # A string always: Ollama loses the id of a tool message whose content is a list.
+        return {"role": "tool", "tool_call_id": result.call_id, "content": result.text}
+
+    def follow_up(self, request: Mapping[str, Any], turn: Turn, results: Sequence[ToolResult]) -> dict[str, Any] | None:
+        said = [self.assistant_message(turn), *map(self.tool_message, results)]
+        following = {**request, "messages": [*request["messages"], *said]}
+        used = turn.completion_tokens()
+        for limit in ("max_tokens", "max_completion_tokens"):
+            if isinstance(request.get(limit), int):
+                following[limit] = request[limit] - used
+                if following[limit] < LEAST_TOKENS:
+                    return None
+        return following
+
+    def usage(self, turns: Sequence[Turn], vision: Mapping[str, int]) -> dict[str, Any] | None:
+        """`prompt_tokens` of the last turn, because clients use it as a context meter; `completion_tokens` and
+        reasoning tokens of all; what was billed beyond that under `chiasm`, integers only."""
+        told = [turn.usage.values for turn in turns if turn.usage is not None]
+        if not told:
+            return None
+        prompt, completion = turns[-1].prompt_tokens(), sum(turn.completion_tokens() for turn in turns)
+        usage: dict[str, Any] = {**told[-1], "prompt_tokens": prompt, "completion_tokens": completion}
+        usage["total_tokens"] = prompt + completion
+        reasoning = [
+            details["reasoning_tokens"]
+            for values in told
+            if isinstance(details := values.get("completion_tokens_details"), Mapping)
+            and isinstance(details.get("reasoning_tokens"), int)
+        ]
+        if reasoning:
+            last = usage.get("completion_tokens_details")
+            usage["completion_tokens_details"] = {
+                **(last if isinstance(last, Mapping) else {}),
+                "reasoning_tokens": sum(reasoning),
+            }
+        usage["chiasm"] = {**vision, "billed_prompt_tokens": sum(turn.prompt_tokens() for turn in turns)}
+        return usage
+
+
+def mended(arguments: str) -> str:
+    """Arguments as they may stand in a history: servers parse them and refuse the whole conversation for one that is
+    not a JSON object (vLLM up to 0.24, Ollama).  What is one already stays as it is, to the byte."""
+    try:
+        if isinstance(orjson.loads(arguments), dict):
+            return arguments
+    except orjson.JSONDecodeError:
+        pass
+    return "{}"

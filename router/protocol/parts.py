@@ -1,0 +1,83 @@
+"""What a completion is made of, whichever server said it and in whatever chunks.
+
+A dialect turns the bytes of one upstream completion into these, in the order in which they were said, and
+writes the client's stream from them.  They are events of the exchange as well as what its `SendPart` carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The first sign of life of a completion and what its envelope said; once a turn."""
+
+    id: str = ""
+    created: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Constant envelope fields worth keeping, such as `system_fingerprint`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    text: str
+    logprobs: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+    logprobs: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStart:
+    """A call begins: its name is known and whole.  `slot` counts the calls of one turn from 0."""
+
+    slot: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolArgs:
+    """More of the arguments' text of the call in `slot`."""
+
+    slot: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """A finish reason was seen.  Some servers send one after every chunk and some none: it ends nothing."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A usage object as the server wrote it; a later one replaces it."""
+
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorFrame:
+    """The server said inside its stream that it failed."""
+
+    message: str
+    code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """Something said that we do not understand and pass on: fields of a delta, or the chunk of another choice."""
+
+    delta: Mapping[str, Any] = field(default_factory=dict)
+    choice: Mapping[str, Any] | None = None
+
+
+Part: TypeAlias = Head | Reasoning | Text | ToolStart | ToolArgs | Finish | Usage | ErrorFrame | Opaque

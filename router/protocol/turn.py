@@ -1,0 +1,71 @@
+"""What one upstream completion has said so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from router.protocol.parts import Usage
+from tools.call import ToolCall
+
+
+@dataclass(slots=True)
+class CallInTurn:
+    """A tool call while it is being said."""
+
+    slot: int
+    id: str
+    name: str
+    owned: bool
+    pieces: list[str] = field(default_factory=list)
+    sent: int = 0
+    """How many of the pieces the client has; for client calls only."""
+
+    @property
+    def arguments(self) -> str:
+        return "".join(self.pieces)
+
+    def whole(self) -> ToolCall:
+        return ToolCall(self.id, self.name, self.arguments)
+
+
+@dataclass(slots=True)
+class Turn:
+    """Grows with the parts; text is kept in pieces, so that a part costs the same however long the turn is."""
+
+    number: int
+    content_pieces: list[str] = field(default_factory=list)
+    reasoning_pieces: list[str] = field(default_factory=list)
+    calls: dict[int, CallInTurn] = field(default_factory=dict)
+    finish: str | None = None
+    usage: Usage | None = None
+    heard: bool = False
+
+    @property
+    def content(self) -> str:
+        return "".join(self.content_pieces)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self.reasoning_pieces)
+
+    @property
+    def owned(self) -> tuple[CallInTurn, ...]:
+        return tuple(call for call in self.calls.values() if call.owned)
+
+    @property
+    def of_client(self) -> tuple[CallInTurn, ...]:
+        return tuple(call for call in self.calls.values() if not call.owned)
+
+    def completion_tokens(self) -> int:
+        """As the server counted; 0 where it did not say."""
+        return _count(self.usage.values if self.usage else {}, "completion_tokens")
+
+    def prompt_tokens(self) -> int:
+        return _count(self.usage.values if self.usage else {}, "prompt_tokens")
+
+
+def _count(values: Mapping[str, Any], key: str) -> int:
+    value = values.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
