@@ -30,10 +30,17 @@ class Store(Protocol):
         """The value last put under `key`; `None` where there is none, it has expired, or it fails its checks."""
 
     async def put(self, key: str, value: bytes, *, ttl: float | None = None) -> None:
-        """Keep `value` under `key`, whole or not at all; after `ttl` seconds it is gone (`None`: no limit of its own)."""
+        """Keep `value` under `key`, whole or not at all.
+
+        After `ttl` seconds it is gone; `None` sets no limit of its own.  Any store may drop any value earlier, for
+        room or for having lain unused.
+        """
 
     async def add(self, key: str, value: bytes, *, ttl: float | None = None) -> bool:
-        """Like `put`, but only where `key` has no value; says whether it was put.  Atomic: of rivals one wins."""
+        """Like `put`, but only where `key` has no value; says whether it was put.  Atomic: of rivals one wins.
+
+        Where it has one, that counts as a use of it, and is cheap however large the value.
+        """
 
     async def swap(self, key: str, old: bytes, new: bytes, *, ttl: float | None = None) -> bool:
         """Put `new` only where the value is exactly `old`; says whether it did.  Atomic: of rivals one wins."""
@@ -43,6 +50,9 @@ class Store(Protocol):
 
     def keys(self, prefix: str = "") -> AsyncIterator[str]:
         """Every key that begins with `prefix`, in no order; changes made meanwhile may or may not show."""
+
+    async def sweep(self) -> object:
+        """Remove what has expired, lies idle too long or exceeds the space; the application asks now and then."""
 
     async def close(self) -> None:
         """Let go of files and connections.  Twice is fine; any other call after it raises `StoreError`."""

@@ -5,6 +5,7 @@
     │   ├── BadRequest          400
     │   ├── Unauthorized        401
     │   ├── UnknownModel        404 model_not_found
+    │   ├── NoSuchPath          404
     │   ├── NotAllowed          405
     │   └── BodyTooLarge        413
     ├── UpstreamError           the brain's server's
@@ -80,6 +81,11 @@ class UnknownModel(RequestError):
     code = "model_not_found"
 
 
+class NoSuchPath(RequestError):
+    status = 404
+    code = "not_found"
+
+
 class NotAllowed(RequestError):
     status = 405
     code = "method_not_allowed"
@@ -94,17 +100,12 @@ class UpstreamError(ChiasmError):
     status = 502
     type = "upstream_error"
 
-    before_first_event: bool = False
-    """Whether the turn may be asked again: nothing of it was heard."""
-
 
 class UpstreamRefused(UpstreamError):
     """The server's own 4xx: its status and words stand, because clients read them (context length, rate limits)."""
 
     status = 400
     code = "upstream_refused"
-    body: bytes | None = None
-    """Its error body as it came, key redacted, when it is an error object that can be passed on."""
 
 
 class UpstreamBroken(UpstreamError):

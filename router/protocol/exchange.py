@@ -15,14 +15,16 @@ What passes at once: thoughts and words, as they come, and the client's calls.  
     send one after every chunk, some none, and vLLM's last words ride on the chunk that carries it.
 *   **White space** that nothing has followed yet.  vLLM with Qwen says "\\n\\n" between its thought and its tool
     call; shown to a client, that is an empty text block.  It goes out with the next word, or at the end, or is
-    dropped when an owned call follows.
+    dropped when a call follows.
 *   **A second client call**, while the first is unfinished.  Clients read calls one after the other (claude-code-
-    router writes into a closed block otherwise), so interleaved fragments are put in line.
+    router writes into a closed block otherwise), so interleaved fragments are put in line.  A call is finished when
+    its arguments are a complete object, or when the turn is over: one that has none yet may still get some.
 *   **Words after the client's first call**: no client has a place for them (the same one writes them into the tool
     block).  They stay in the turn's record, which goes back to the brain.
 
-When the follow-up turn begins, its words are joined to what the client already saw: a blank line unless one side
-has white space there, so that "Let me look." and "The image shows" do not run together.
+Where an owned call was taken out, and so wherever a follow-up turn begins, the words after it are joined to what the
+client already saw: line ends at their head are dropped, and a blank line stands between unless white space already
+does, so that "Let me look." and "The image shows" do not run together.
 
 When a turn has owned calls only, they are run and the brain is asked again with the request unchanged, what it
 said, and the results: exactly what its own template would render, so its prefix cache still holds.  When it has
@@ -38,14 +40,13 @@ Nothing here waits, and nothing knows of time, sockets or bytes.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
 from typing import Any, assert_never
 
-import orjson
-
-from router.errors import UpstreamBroken, UpstreamError
+from router.errors import UpstreamBroken, UpstreamError, UpstreamRefused
 from router.protocol.dialect import Dialect
 from router.protocol.events import (
     Action,
@@ -79,7 +80,7 @@ class State(Enum):
 
 
 class Seam:
-    """One kind of text (words, or thoughts) of several turns, sewn together for the client."""
+    """One kind of text (words, or thoughts), sewn together for the client where an owned call was taken out of it."""
 
     __slots__ = ("_fresh", "_held", "_last")
 
@@ -88,14 +89,12 @@ class Seam:
         self._last = ""
         """The last character the client saw."""
         self._fresh = False
-        """Whether a follow-up turn has begun and not yet said anything visible."""
+        """Whether nothing visible has been said since the last cut."""
 
-    def turn_begins(self) -> None:
+    def cut(self) -> None:
+        """Something that the client does not see stands here: a call, the end of a turn."""
         self._held = ""
         self._fresh = True
-
-    def drop_held(self) -> None:
-        self._held = ""
 
     def take(self, text: str) -> str:
         """What the client sees now of `text` and of what was held before it."""
@@ -122,8 +121,15 @@ class Exchange:
     """Tell it what happened (`handle`), do what it answers, until that is `Complete` or `Fail`."""
 
     def __init__(
-        self, *, dialect: Dialect, request: Mapping[str, Any], owns: Callable[[str], bool], max_turns: int
+        self,
+        *,
+        dialect: Dialect,
+        request: Mapping[str, Any],
+        owns: Callable[[str], bool],
+        max_turns: int,
+        looked: VisionUsage = VisionUsage(),  # noqa: B008 (frozen)
     ) -> None:
+        """`looked`: what looking has cost before the first turn."""
         self._dialect = dialect
         self._request = request
         self._owns = owns
@@ -133,10 +139,12 @@ class Exchange:
         self._thoughts = Seam()
         self._turn = Turn(0)
         self._past: list[Turn] = []
-        self._vision = VisionUsage()
+        self._vision = looked
         self._client_call: CallInTurn | None = None
         """The client's call that is going out now."""
         self._client_calls = 0
+        self._waiting: deque[CallInTurn] = deque()
+        """The client's calls that begin when the one before them is finished."""
 
     def __repr__(self) -> str:
         owned, client = len(self._turn.owned), len(self._turn.of_client)
@@ -162,6 +170,11 @@ class Exchange:
     def heard(self) -> bool:
         """Whether the current turn has said anything yet."""
         return self._turn.heard
+
+    @property
+    def finished(self) -> bool:
+        """Whether the current turn has given a finish reason: little can follow."""
+        return self._turn.finish is not None
 
     def start(self) -> list[Action]:
         assert self._state is State.IDLE, self
@@ -193,10 +206,12 @@ class Exchange:
                 self._turn.heard = True
                 self._turn.usage = event
                 return []
-            case Opaque():
-                return [SendPart(event)] if not self._turn.calls else []
+            case Opaque(_, choice):
+                self._turn.heard = True
+                # Another choice has a stream of its own (`n` > 1, where no tool of ours is offered).
+                return [SendPart(event)] if choice is not None or not self._turn.calls else []
             case ErrorFrame(message, code):
-                return self._failed(UpstreamBroken(message, code=None if code is None else str(code)))
+                return self._failed(self._told(message, code))
             case UpstreamFailed(error):
                 return self._failed(error)
             case UpstreamEnded(clean):
@@ -235,30 +250,34 @@ class Exchange:
         turn.heard = True
         call = CallInTurn(part.slot, part.id, part.name, self._owns(part.name))
         turn.calls[part.slot] = call
-        self._words.drop_held()
-        self._thoughts.drop_held()
+        self._words.cut()
+        self._thoughts.cut()
         if call.owned:
             return []
-        if self._client_call is None:
-            return self._begin_client_call(call)
-        if _is_whole(self._client_call):
-            return self._begin_client_call(call)
-        return []
+        self._waiting.append(call)
+        return self._next_client_calls()
 
     def _tool_args(self, part: ToolArgs) -> list[Action]:
         call = self._turn.calls[part.slot]
         call.pieces.append(part.text)
         if call is not self._client_call:
             return []
-        call.sent = len(call.pieces)
-        return [SendPart(ToolArgs(self._client_calls - 1, part.text))]
+        sent = SendPart(ToolArgs(self._client_calls - 1, part.text))
+        if self._waiting and part.text.rstrip().endswith("}"):  # no need to parse what cannot be the end
+            return [sent, *self._next_client_calls()]
+        return [sent]
+
+    def _next_client_calls(self) -> list[Action]:
+        actions: list[Action] = []
+        while self._waiting and (self._client_call is None or self._client_call.is_whole()):
+            actions += self._begin_client_call(self._waiting.popleft())
+        return actions
 
     def _begin_client_call(self, call: CallInTurn) -> list[Action]:
         """The client's numbers count from 0 in order of appearance, whatever the server's were."""
         actions: list[Action] = [SendPart(ToolStart(self._client_calls, call.id, call.name))]
         if call.pieces:
             actions.append(SendPart(ToolArgs(self._client_calls, call.arguments)))
-            call.sent = len(call.pieces)
         self._client_call = call
         self._client_calls += 1
         return actions
@@ -268,7 +287,7 @@ class Exchange:
     def _upstream_ended(self, clean: bool) -> list[Action]:
         turn = self._turn
         owned, of_client = turn.owned, turn.of_client
-        calls_are_whole = bool(turn.calls) and all(_is_whole(call) for call in turn.calls.values())
+        calls_are_whole = bool(turn.calls) and all(call.is_whole() for call in turn.calls.values())
         if turn.finish is None and not clean and not (calls_are_whole and not of_client):
             return self._failed(UpstreamBroken("the model's server ended its answer in the middle"))
         cut = turn.finish == "length"
@@ -298,11 +317,8 @@ class Exchange:
 
     def _remaining_client_calls(self) -> list[Action]:
         actions: list[Action] = []
-        begun = self._client_call is None
-        for call in self._turn.of_client:
-            if begun:
-                actions += self._begin_client_call(call)
-            begun = begun or call is self._client_call
+        while self._waiting:
+            actions += self._begin_client_call(self._waiting.popleft())
         return actions
 
     def _last_words(self) -> list[Action]:
@@ -322,7 +338,7 @@ class Exchange:
             return "length"
         if self._turn.of_client:
             return "tool_calls"
-        return "stop" if finish in (None, "tool_calls", "function_call") else finish
+        return "stop" if finish in (None, "tool_calls") else finish
 
     def _complete(self, reason: str) -> Complete:
         self._state = State.DONE
@@ -334,12 +350,20 @@ class Exchange:
         }
         return Complete(reason, self._dialect.usage([*self._past, self._turn], vision))
 
+    def _told(self, message: str, code: int | None) -> UpstreamError:
+        """An error in the stream.  As its first word it is the refusal that others send as a status (OpenRouter's 429);
+        later the same codes stand for faults of the server (vLLM's 400 for its parser's exceptions)."""
+        if code is not None and 400 <= code < 500 and not self._turn.heard:
+            return UpstreamRefused(message, status=code)
+        return UpstreamBroken(message, code=None if code is None else str(code))
+
     def _failed(self, error: UpstreamError) -> list[Action]:
         """A finish reason is the commit point: what breaks after it does not undo a whole answer."""
         if self._turn.finish is not None:
             return self._upstream_ended(clean=True)
         owned = self._turn.owned
-        if owned and not self._turn.of_client and isinstance(error, UpstreamBroken) and all(map(_is_whole, owned)):
+        whole = all(call.is_whole() for call in owned)
+        if owned and whole and not self._turn.of_client and isinstance(error, UpstreamBroken):
             # vLLM up to 0.16 fails in the finish chunk, after correct arguments
             return self._upstream_ended(clean=True)
         self._state = State.DONE
@@ -360,21 +384,9 @@ class Exchange:
 
     def _open(self, request: Mapping[str, Any]) -> OpenUpstream:
         if self._turn.number:
-            self._words.turn_begins()
-            self._thoughts.turn_begins()
+            self._words.cut()
+            self._thoughts.cut()
         self._request = request
         self._turn = Turn(self._turn.number + 1)
         self._state = State.STREAMING
         return OpenUpstream(request)
-
-
-def _is_whole(call: CallInTurn) -> bool:
-    """Whether its arguments are one complete JSON value, or (a tool without parameters) nothing at all."""
-    text = call.arguments.strip()
-    if not text:
-        return True
-    try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return False
-    return True

@@ -15,8 +15,9 @@ in one canonical form, which every client we know can read:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 import orjson
@@ -36,85 +37,121 @@ from router.protocol.parts import (
 )
 from router.protocol.profiles import Profile
 from router.protocol.sse import EventTooLarge, SSEDecoder, comment, data_event
-from router.protocol.turn import Turn
+from router.protocol.turn import Turn, is_object
 from tools.call import ToolResult
+from tools.definition import ToolDefinition
 
 DONE = b"data: [DONE]\n\n"
 
 LEAST_TOKENS = 16
 """A follow-up with a smaller budget could not say a sentence; the answer then ends with `length`."""
 
-_KNOWN_DELTA = frozenset({"role", "content", "reasoning", "reasoning_content", "tool_calls", "function_call"})
+_KNOWN_DELTA = frozenset({"role", "content", "reasoning", "reasoning_content", "tool_calls"})
+_NO_WORDS = "the model's server reported an error and gave no words for it"
 _KEPT_ENVELOPE = ("system_fingerprint", "service_tier", "provider")
 
 
 # Reading
 
 
+@dataclass(slots=True)
+class _Call:
+    slot: int
+    id: str
+    """As the server gave it; empty until it has."""
+    name: str = ""
+    pieces: list[str] = field(default_factory=list)
+    """The arguments so far, also those that came before the name."""
+
+    def is_over(self) -> bool:
+        # The cheap question first: to parse at every fragment would cost the square of their number.
+        return bool(self.pieces) and self.pieces[-1].rstrip().endswith("}") and is_object("".join(self.pieces))
+
+
 class _Calls:
     """Which fragment belongs to which call.
 
-    Servers that number parallel calls rightly need none of this; Gemini, Grok and Ollama up to 0.20 number them all
-    0 with different ids, llama-cpp-python repeats id and name in every fragment, SGLang sends them as null, some
-    send no index at all.
+    A server that numbers parallel calls and gives id and name once needs none of this.  The others:
+
+    *   id and name stand in every fragment (llama-cpp-python): a known id is its call;
+    *   all calls have the index 0, or none, and ids of their own (Gemini, Grok, Ollama up to 0.20): a new id with a
+        name is a new call;
+    *   the same without ids or even names: what begins an object after a complete one is a new call;
+    *   another id in each fragment (Poolside, mlx-openai-server): a new id without a name is no new call;
+    *   one id for several calls: a new index with a name is a new call, and gets an id of ours;
+    *   another index in each fragment, with neither id nor name (Nebius, Cerebras): it continues the last call;
+    *   the id comes late or never, the name after the first arguments.
     """
 
     def __init__(self, mint_id: Callable[[], str]) -> None:
         self._mint_id = mint_id
-        self._by_id: dict[str, int] = {}
-        self._by_index: dict[int, int] = {}
-        self._names: list[str] = []
-        self._ids: list[str] = []
-        self._early: list[list[str]] = []
-        """Arguments that came before the name."""
+        self._calls: list[_Call] = []
+        self._by_id: dict[str, _Call] = {}
+        self._by_index: dict[int, _Call] = {}
 
     def fragment(self, raw: Mapping[str, Any]) -> Iterable[Part]:
         function = raw.get("function")
         function = function if isinstance(function, Mapping) else {}
-        id_ = _text(raw.get("id"))
-        name = _text(function.get("name"))
-        index = raw.get("index")
-        slot = self._slot(id_, index if isinstance(index, int) else None, name)
-        if id_ and not self._names[slot]:
-            self._ids[slot] = id_
         arguments = function.get("arguments")
         if isinstance(arguments, Mapping | list):  # Ollama's own API and some gateways send the object itself
             arguments = orjson.dumps(arguments).decode()
         arguments = _text(arguments)
-        if name and not self._names[slot]:
-            self._names[slot] = name
-            yield ToolStart(slot, self._ids[slot] or self._mint_id(), name)
-            if early := "".join(self._early[slot]):
-                yield ToolArgs(slot, early)
-        if arguments and self._names[slot]:
-            yield ToolArgs(slot, arguments)
-        elif arguments:
-            self._early[slot].append(arguments)
+        id_, name = _text(raw.get("id")), _text(function.get("name"))
+        index = raw.get("index") if isinstance(raw.get("index"), int) else None
+        here = self._here(index)
+        if here is not None and here.name and arguments.startswith("{") and id_ not in self._by_id and here.is_over():
+            call, name = self._new(index, id_), name or here.name
+        else:
+            call = self._known(here, id_, index, name) or self._new(index, id_)
+        if arguments:
+            call.pieces.append(arguments)
+        if name and not call.name:
+            call.name = name
+            yield ToolStart(call.slot, call.id if self._by_id.get(call.id) is call else self._mint_id(), name)
+            if call.pieces:
+                yield ToolArgs(call.slot, "".join(call.pieces))
+        elif arguments and call.name:
+            yield ToolArgs(call.slot, arguments)
 
-    def _slot(self, id_: str, index: int | None, name: str) -> int:
+    def _here(self, index: int | None) -> _Call | None:
+        """The call that stands at this index; where calls are not numbered, the last one."""
+        if index is not None:
+            return self._by_index.get(index)
+        return self._calls[-1] if self._calls else None
+
+    def _known(self, here: _Call | None, id_: str, index: int | None, name: str) -> _Call | None:
+        if not id_:
+            return self._known_without_id(here, index, name)
+        if here is not None and here.id == id_:
+            return here
+        known = self._by_id.get(id_)
+        if known is not None:
+            return None if name and index is not None and here is None else known
+        if here is None:
+            return None
+        if not here.id and (index is not None or not (name and here.name)):
+            here.id = id_
+            self._by_id[id_] = here
+            return here
+        return here if here.name and not name else None
+
+    def _known_without_id(self, here: _Call | None, index: int | None, name: str) -> _Call | None:
+        if here is not None:
+            return None if index is None and name and here.name else here
+        last = self._here(None)
+        if last is None or index is None or name or not last.name or last.is_over():
+            return None
+        self._by_index[index] = last
+        return last
+
+    def _new(self, index: int | None, id_: str) -> _Call:
+        call = _Call(len(self._calls), id_)
+        self._calls.append(call)
         if id_:
-            known = self._by_id.get(id_)
-            if known is not None and (index is None or self._by_index.get(index) == known or not name):
-                return known
-            if index is not None and index in self._by_index and not self._ids[self._by_index[index]]:
-                slot = self._by_index[index]  # its id came late
-            else:
-                slot = self._new(index)
-            self._by_id.setdefault(id_, slot)
-            return slot
+            self._by_id.setdefault(id_, call)
         if index is not None:
-            at_index = self._by_index.get(index)
-            return self._new(index) if at_index is None else at_index
-        return len(self._names) - 1 if self._names and not name else self._new(None)
-
-    def _new(self, index: int | None) -> int:
-        slot = len(self._names)
-        self._names.append("")
-        self._ids.append("")
-        self._early.append([])
-        if index is not None:
-            self._by_index[index] = slot
-        return slot
+            self._by_index[index] = call
+        return call
 
 
 class ChunkReader:
@@ -139,7 +176,7 @@ class ChunkReader:
     def close(self) -> Sequence[Part]:
         parts: list[Part] = []
         for event in self._decoder.close():
-            if event.data.startswith(b"{") and not _is_json(event.data):
+            if event.data.startswith(b"{") and not event.data.startswith(b'{"error"') and not _is_json(event.data):
                 break  # an event cut in half: the missing end says enough
             self._event(event.data, parts)
         return parts
@@ -151,8 +188,8 @@ class ChunkReader:
             self.clean = True
             return
         try:
-            chunk = orjson.loads(data)
-        except orjson.JSONDecodeError:
+            chunk = _parsed(data)
+        except ValueError:
             if data.strip() == b"[DONE]":
                 self.clean = True
             elif data.lstrip().startswith(b'{"error"'):  # `transformers serve` writes raw line ends into it
@@ -191,20 +228,15 @@ class ChunkReader:
                 parts.append(Reasoning(reasoning, None if content else logprobs))
             if content:
                 parts.append(Text(content, logprobs))
-            calls = delta.get("tool_calls")
-            if calls:
-                for raw in calls if isinstance(calls, list) else [calls]:
-                    if isinstance(raw, dict):
-                        parts.extend(self._calls.fragment(raw))
-            if len(delta) > 1 and not delta.keys() <= _KNOWN_DELTA:
+            for raw in _tool_calls(delta):
+                parts.extend(self._calls.fragment(raw))
+            if not delta.keys() <= _KNOWN_DELTA:
                 rest = {key: value for key, value in delta.items() if key not in _KNOWN_DELTA and value is not None}
+                if "tool_calls" in delta:
+                    rest.pop("function_call", None)  # llama-cpp-python says every call in both ways
                 if rest:
                     parts.append(Opaque(delta=rest))
-        finish = choice.get("finish_reason")
-        if finish == "error":
-            parts.append(ErrorFrame("the model's server reported an error and gave no words for it"))
-        elif isinstance(finish, str) and finish:
-            parts.append(Finish(finish))
+        parts.extend(_finish(choice))
 
 
 class CompletionReader:
@@ -223,8 +255,8 @@ class CompletionReader:
 
     def close(self) -> Sequence[Part]:
         try:
-            raw = orjson.loads(self._body.strip())  # DeepSeek sends blank lines while the request is queued
-        except orjson.JSONDecodeError:
+            raw = _parsed(self._body.strip())  # DeepSeek sends blank lines while the request is queued
+        except ValueError:
             return [ErrorFrame("the model's server answered something that is not JSON")]
         if not isinstance(raw, dict):
             return [ErrorFrame("the model's server answered something that is not a completion")]
@@ -242,11 +274,9 @@ class CompletionReader:
             parts.append(Reasoning(reasoning))
         if content := _text(message.get("content")):
             parts.append(Text(content))
-        for index, call in enumerate(message.get("tool_calls") or ()):
-            if isinstance(call, dict):
-                parts.extend(self._calls.fragment({**call, "index": index}))
-        if finish := _text(first.get("finish_reason")):
-            parts.append(Finish(finish))
+        for index, call in enumerate(_tool_calls(message)):
+            parts.extend(self._calls.fragment({**call, "index": index}))
+        parts.extend(_finish(first))
         if isinstance(raw.get("usage"), dict):
             parts.append(Usage(raw["usage"]))
         return parts
@@ -261,13 +291,29 @@ def _head(chunk: Mapping[str, Any]) -> Head:
     )
 
 
+def _tool_calls(said: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The calls of a delta or a message; TGI sends one bare object."""
+    calls = said.get("tool_calls")
+    if not calls:
+        return []
+    return [call for call in (calls if isinstance(calls, list) else [calls]) if isinstance(call, dict)]
+
+
+def _finish(choice: Mapping[str, Any]) -> Iterable[Part]:
+    reason = choice.get("finish_reason")
+    if reason == "error":
+        yield ErrorFrame(_NO_WORDS)
+    elif isinstance(reason, str) and reason:
+        yield Finish(reason)
+
+
 def _error_frame(error: object) -> ErrorFrame:
     if isinstance(error, Mapping):
         code = error.get("code")
         return ErrorFrame(
             _text(error.get("message")) or _words(orjson.dumps(error)), code if isinstance(code, int) else None
         )
-    return ErrorFrame(_text(error) or "the model's server reported an error and gave no words for it")
+    return ErrorFrame(_text(error) or _NO_WORDS)
 
 
 def _text(value: object) -> str:
@@ -284,10 +330,27 @@ def _words(data: bytes) -> str:
     return data.decode("utf-8", "replace")[:500]
 
 
+def _parsed(data: bytes | bytearray) -> Any:
+    """JSON as servers write it.  Raises ValueError.
+
+    Python's own writer lets NaN and Infinity through (log-probabilities of tokens that cannot be), JavaScript's a half
+    of a surrogate pair, and some servers cut a character in two.  One bad token is no reason to lose an answer.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        try:
+            lenient = json.loads(data.decode("utf-8", "replace"), parse_constant=lambda _: None)
+        except RecursionError:
+            raise error from None
+        text = json.dumps(lenient, ensure_ascii=False)
+        return orjson.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
 def _is_json(data: bytes) -> bool:
     try:
-        orjson.loads(data)
-    except orjson.JSONDecodeError:
+        _parsed(data)
+    except ValueError:
         return False
     return True
 
@@ -438,7 +501,9 @@ class CompletionWriter:
         choices = [dict(choice) for choice in raw.get("choices") or [{}]]
         message = dict(choices[0].get("message") or {})
         text, reasoning = "".join(self._text), "".join(self._reasoning)
-        for name in ("reasoning", "reasoning_content", "tool_calls", "function_call"):
+        if "tool_calls" in message:
+            message.pop("function_call", None)  # llama-cpp-python says every call in both ways
+        for name in ("reasoning", "reasoning_content", "tool_calls"):
             message.pop(name, None)
         message |= {"role": "assistant", "content": text or (None if self._calls else "")}
         if reasoning:
@@ -521,10 +586,11 @@ class OpenAIChat:
     def usage(self, turns: Sequence[Turn], vision: Mapping[str, int]) -> dict[str, Any] | None:
         """`prompt_tokens` of the last turn, because clients use it as a context meter; `completion_tokens` and
         reasoning tokens of all; what was billed beyond that under `chiasm`, integers only."""
-        told = [turn.usage.values for turn in turns if turn.usage is not None]
+        counted = [turn for turn in turns if turn.usage is not None]  # a stream may end before its usage
+        told = [turn.usage.values for turn in counted if turn.usage is not None]
         if not told:
             return None
-        prompt, completion = turns[-1].prompt_tokens(), sum(turn.completion_tokens() for turn in turns)
+        prompt, completion = counted[-1].prompt_tokens(), sum(turn.completion_tokens() for turn in counted)
         usage: dict[str, Any] = {**told[-1], "prompt_tokens": prompt, "completion_tokens": completion}
         usage["total_tokens"] = prompt + completion
         reasoning = [
@@ -543,12 +609,13 @@ class OpenAIChat:
         return usage
 
 
+def tool_object(tool: ToolDefinition) -> dict[str, Any]:
+    """A tool as it stands in `tools`."""
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    return {"type": "function", "function": function}
+
+
 def mended(arguments: str) -> str:
     """Arguments as they may stand in a history: servers parse them and refuse the whole conversation for one that is
     not a JSON object (vLLM up to 0.24, Ollama).  What is one already stays as it is, to the byte."""
-    try:
-        if isinstance(orjson.loads(arguments), dict):
-            return arguments
-    except orjson.JSONDecodeError:
-        pass
-    return "{}"
+    return arguments if is_object(arguments) else "{}"

@@ -5,7 +5,9 @@ Where a fact comes from stands beside it.  A new engine is a new row here and no
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,26 @@ class Profile:
     empty_reasoning: bool = False
     """It refuses an assistant message with tool calls whose reasoning field is missing; an empty string will do."""
 
+    thinking: Mapping[bool, Mapping[str, Any]] = field(default_factory=lambda: _TEMPLATE_SWITCH)
+    """Request fields that switch thinking on and off."""
+
+
+_TEMPLATE_SWITCH: Mapping[bool, Mapping[str, Any]] = {
+    True: {"chat_template_kwargs": {"enable_thinking": True}},
+    False: {"chat_template_kwargs": {"enable_thinking": False}},
+}
+_TYPE_SWITCH: Mapping[bool, Mapping[str, Any]] = {
+    True: {"thinking": {"type": "enabled"}},
+    False: {"thinking": {"type": "disabled"}},
+}
+_EFFORT_SWITCH: Mapping[bool, Mapping[str, Any]] = {True: {}, False: {"reasoning_effort": "none"}}
+
+SAMPLING: Mapping[bool, Mapping[str, float]] = {
+    True: {"temperature": 1.0, "top_p": 0.95, "top_k": 20, "min_p": 0.0, "presence_penalty": 1.5},
+    False: {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "min_p": 0.0, "presence_penalty": 1.5},
+}
+"""Qwen3.5's model card, general use, thinking and not; for `sampling = "preset"`."""
+
 
 _LOCAL = Profile(
     # vLLM up to 0.21 reads only `reasoning`, later versions and everyone else also or only `reasoning_content`.
@@ -38,16 +60,26 @@ PROFILES: dict[str, Profile] = {
     "vllm": _LOCAL,
     "sglang": replace(_LOCAL, history_reasoning=("reasoning_content",)),
     "llamacpp": replace(_LOCAL, history_reasoning=("reasoning_content",)),
-    "ollama": replace(_LOCAL, history_reasoning=("reasoning",)),
-    "openai": Profile(history_reasoning=(), one_system_message=False, developer_role=True),
-    "openrouter": Profile(history_reasoning=("reasoning",), one_system_message=False, developer_role=True),
+    "ollama": replace(_LOCAL, history_reasoning=("reasoning",), thinking=_EFFORT_SWITCH),
+    "openai": Profile(history_reasoning=(), one_system_message=False, developer_role=True, thinking=_EFFORT_SWITCH),
+    "openrouter": Profile(
+        history_reasoning=("reasoning",),
+        one_system_message=False,
+        developer_role=True,
+        thinking={True: {"reasoning": {"enabled": True}}, False: {"reasoning": {"enabled": False}}},
+    ),
     "deepseek": Profile(
-        history_reasoning=("reasoning_content",), one_system_message=False, developer_role=False, empty_reasoning=True
+        history_reasoning=("reasoning_content",),
+        one_system_message=False,
+        developer_role=False,
+        empty_reasoning=True,
+        thinking=_TYPE_SWITCH,
     ),
     "zai": Profile(
         history_reasoning=("reasoning_content",),
         one_system_message=False,
         developer_role=False,
         stream_options=False,  # refused or ignored; usage comes in the last chunk anyway
+        thinking=_TYPE_SWITCH,
     ),
 }

@@ -54,13 +54,15 @@ class SSEDecoder:
             self._started = True
         events: list[ServerSentEvent] = []
         while (end := buffer.find(b"\n\n", self._scanned)) >= 0:
+            if end > MAX_EVENT_BYTES:
+                break
             event = _parse(bytes(buffer[:end]))
             del buffer[: end + 2]
             self._scanned = 0
             if event is not None:
                 events.append(event)
         self._scanned = max(0, len(buffer) - 1)
-        if len(buffer) > MAX_EVENT_BYTES:
+        if end >= 0 or len(buffer) > MAX_EVENT_BYTES + 1:  # one line end may wait for the other
             raise EventTooLarge(f"an event of more than {MAX_EVENT_BYTES} bytes did not end")
         return events
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from router.protocol.parts import Usage
 from tools.call import ToolCall
 
@@ -19,8 +21,6 @@ class CallInTurn:
     name: str
     owned: bool
     pieces: list[str] = field(default_factory=list)
-    sent: int = 0
-    """How many of the pieces the client has; for client calls only."""
 
     @property
     def arguments(self) -> str:
@@ -28,6 +28,9 @@ class CallInTurn:
 
     def whole(self) -> ToolCall:
         return ToolCall(self.id, self.name, self.arguments)
+
+    def is_whole(self) -> bool:
+        return is_object(self.arguments)
 
 
 @dataclass(slots=True)
@@ -69,3 +72,12 @@ class Turn:
 def _count(values: Mapping[str, Any], key: str) -> int:
     value = values.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def is_object(arguments: str) -> bool:
+    """Whether this is one complete JSON object.  No beginning of an object is one, so arguments that are can only
+    gain white space; nothing at all is not one, because more may be on its way."""
+    try:
+        return isinstance(orjson.loads(arguments), dict)
+    except orjson.JSONDecodeError:
+        return False

@@ -1,0 +1,67 @@
+"""Image bytes under the SHA-256 of themselves, inside one tenant.
+
+The digest is the name, so the same image is kept once, and nothing that a store could give back wrongly is ever
+taken for it.  Tenants do not share: if they did, how fast a `put` returns would tell one tenant what another has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from anyio import CapacityLimiter, to_thread
+
+from cache.store import Store
+
+INLINE_BYTES = 64 * 1024
+"""Up to here hashing takes 40 µs, less than the way to a thread and back."""
+
+HASHERS = 2
+"""Threads that may hash at once: an image takes milliseconds, and the other processors have streams to serve."""
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Blobs:
+    """Content-addressed bytes in `store`, under `blob/<tenant>/<digest>`.
+
+    All methods raise `StoreError` where the store does, and `ValueError` for a tenant that cannot be a word of a key.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._hashers = CapacityLimiter(HASHERS)
+
+    async def put(self, tenant: str, data: bytes) -> str:
+        """Keep `data`; its digest (64 hex digits).  What is there already is not written again, but counts as used."""
+        digest = await self._digest(data)
+        await self._store.add(_key(tenant, digest), data)
+        return digest
+
+    async def get(self, tenant: str, digest: str) -> bytes | None:
+        """The bytes whose SHA-256 is `digest`; `None` if they are not there or not they."""
+        if not _DIGEST.fullmatch(digest):
+            return None
+        key = _key(tenant, digest)
+        data = await self._store.get(key)
+        if data is None:
+            return None
+        if await self._digest(data) != digest:
+            await self._store.delete(key)
+            return None
+        return data
+
+    async def delete(self, tenant: str, digest: str) -> bool:
+        """Forget the bytes; says whether they were known."""
+        return bool(_DIGEST.fullmatch(digest)) and await self._store.delete(_key(tenant, digest))
+
+    async def _digest(self, data: bytes) -> str:
+        if len(data) <= INLINE_BYTES:
+            return hashlib.sha256(data).hexdigest()
+        return await to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest(), limiter=self._hashers)
+
+
+def _key(tenant: str, digest: str) -> str:
+    if not tenant or "/" in tenant:
+        raise ValueError(f"a tenant is one word of a key, not {tenant!r}")
+    return f"blob/{tenant}/{digest}"

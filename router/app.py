@@ -1,0 +1,170 @@
+"""The application: its addresses, and the one place where implementations are chosen."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from cache.blobs import Blobs
+from cache.image import ImageLimits
+from cache.open import open_store
+from cache.store import Store, StoreError
+from cache.tables import Tables
+from router import endpoints
+from router.brain import Brain
+from router.caption import Captions
+from router.config import ConfigError, Settings, TextSettings, VisionSettings
+from router.deferred import DeferredTurns
+from router.door import Caller, Door, Endpoint
+from router.endpoints import Rooms
+from router.errors import NoSuchPath
+from router.http_client import http_client
+from router.ingest import Ingest
+from router.protocol.profiles import PROFILES
+from router.response import Receive, Send
+from router.upstream import Upstream
+from tools.vision.backend import VisionBackend
+from tools.vision.open import open_eyes
+
+log = logging.getLogger("chiasm")
+
+_SWEEP_SECONDS = 600.0
+"""Between two looks for what the store has kept too long; retention is counted in hours."""
+
+
+def create_app(settings: Settings) -> Starlette:
+    """The ASGI application.  Connections and files are opened by its lifespan and closed with it.
+
+    Raises `ConfigError` for what this version cannot do; the lifespan raises `StoreError` for a store that cannot be
+    opened.
+    """
+    refuse_what_is_not_built(settings)
+    keys = [key.get_secret_value() for key in settings.server.api_keys]
+
+    def door(endpoint: Endpoint, *methods: str, open_to_all: bool = False) -> Door:
+        return Door(endpoint, methods=methods, api_keys=keys, open_to_all=open_to_all)
+
+    app = Starlette(
+        routes=[
+            Route("/v1/chat/completions", door(endpoints.chat_completions, "POST")),
+            Route("/v1/models", door(endpoints.models, "GET", "HEAD")),
+            Route("/v1/models/{model:path}", door(endpoints.models, "GET", "HEAD")),
+            Route("/healthz", door(endpoints.healthz, "GET", "HEAD", open_to_all=True)),
+            Route("/readyz", door(endpoints.readyz, "GET", "HEAD", open_to_all=True)),
+        ],
+        lifespan=lambda _: _lifespan(settings),
+    )
+    app.router.redirect_slashes = False
+    app.router.default = _Default(app.router.default, door(_no_such_path, *_ANY_METHOD, open_to_all=True))
+    return app
+
+
+_ANY_METHOD = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+
+
+class _Default:
+    """What answers where no route matches: our error shape for HTTP, the framework's way for anything else."""
+
+    def __init__(self, framework: Callable[..., Awaitable[None]], ours: Door) -> None:
+        self._framework = framework
+        self._ours = ours
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        answer = self._ours if scope["type"] == "http" else self._framework
+        await answer(scope, receive, send)
+
+
+async def _no_such_path(caller: Caller, scope: Any, receive: Receive, send: Send) -> None:
+    raise NoSuchPath(f"there is nothing at {scope['path'][:200]!r}; clients use the base URL ending in /v1")
+
+
+def refuse_what_is_not_built(settings: Settings) -> None:
+    """Options of the contract that this version cannot honour are refused at start rather than ignored in use."""
+    for number, text in enumerate(settings.text, 1):
+        if text.images == "native":
+            raise ConfigError(
+                f"[[text]] #{number} images = 'native' is not part of this version; use 'tool', 'caption' or 'off'"
+            )
+    if settings.images.remote_urls == "allow":
+        raise ConfigError("[images] remote_urls = 'allow' is not part of this version; leave it 'off'")
+
+
+@asynccontextmanager
+async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms]]:
+    ttl = settings.store.retention_hours * 3600
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(http_client())
+        store = _open_store(settings)
+        stack.push_async_callback(store.close)
+        limits = ImageLimits(
+            max_bytes=int(settings.images.max_image_mib * 2**20),
+            max_pixels=int(settings.images.max_megapixels * 1_000_000),
+        )
+        eyes = [_open_eyes(one, client, limits) for one in settings.vision]
+        for one in eyes:
+            stack.push_async_callback(one.close)
+        blobs, tables = Blobs(store), Tables(store, ttl=ttl)
+        ingest = Ingest(blobs=blobs, tables=tables, limits=limits)
+        stack.callback(ingest.close)
+        deferred = DeferredTurns(store, ttl=ttl)
+        stack.push_async_callback(deferred.close)
+        sweeping = asyncio.create_task(_sweep_now_and_then(store))
+        stack.callback(sweeping.cancel)
+        rooms = Rooms(
+            settings=settings,
+            brains=[_brain(text, settings, eyes, client) for text in settings.text],
+            store=store,
+            blobs=blobs,
+            tables=tables,
+            ingest=ingest,
+            captions=Captions(store, ttl=ttl),
+            deferred=deferred,
+        )
+        yield {"rooms": rooms}
+
+
+def _open_store(settings: Settings) -> Store:
+    store = settings.store
+    return open_store(store.kind, str(store.path), store.url.get_secret_value(), store.max_gib, store.retention_hours)
+
+
+def _open_eyes(eyes: VisionSettings, client: httpx.AsyncClient, limits: ImageLimits) -> VisionBackend:
+    return open_eyes(
+        eyes.kind,
+        name=eyes.name or "eyes",
+        client=client,
+        base_url=eyes.base_url,
+        model=eyes.model,
+        api_key=eyes.api_key.get_secret_value(),
+        thinking=eyes.thinking,
+        max_tokens=eyes.max_tokens,
+        max_concurrency=eyes.max_concurrency,
+        timeout_seconds=eyes.timeout_seconds,
+        limits=limits,
+    )
+
+
+def _brain(text: TextSettings, settings: Settings, eyes: list[VisionBackend], client: httpx.AsyncClient) -> Brain:
+    wanted = settings.eyes_for(text)
+    return Brain(
+        settings=text,
+        upstream=Upstream(client, base_url=text.base_url, model=text.model, api_key=text.api_key.get_secret_value()),
+        profile=PROFILES[text.engine],
+        eyes=None if wanted is None else eyes[settings.vision.index(wanted)],
+    )
+
+
+async def _sweep_now_and_then(store: Store) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        try:
+            await store.sweep()
+        except StoreError as error:
+            log.warning("the store could not be swept: %s", error)

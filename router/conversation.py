@@ -1,0 +1,98 @@
+"""Which conversation a request belongs to, and whose it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SESSION_HEADERS = (
+    "x-session-id",
+    "x-session-affinity",
+    "session-id",
+    "x-claude-code-session-id",
+    "x-openwebui-chat-id",
+)
+_SESSION_IN_USER_ID = re.compile(r"_session_(.+)$")
+_VALID_ID = re.compile(r"[A-Za-z0-9._:@=+/-]{1,200}")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """`key` names it in the store, inside its tenant; `name` is what the client may send back to mean it."""
+
+    tenant: str
+    key: str
+    name: str
+
+
+def tenant_of(api_key: str) -> str:
+    """Each key is a tenant; without keys there is one.  A digest, so that the store never holds a key."""
+    return hashlib.sha256(b"chiasm tenant\0" + api_key.encode()).hexdigest()[:32] if api_key else "local"
+
+
+def identify(tenant: str, headers: Mapping[str, str], request: Mapping[str, Any], opening: str) -> Conversation:
+    """The first sign that is present decides: our own header, session headers, ids in the body, and at last the
+    conversation's opening (`opening`: its system text and first user turn, images as digests).
+
+    `headers`: names in lower case.
+    """
+    own = headers.get("x-chiasm-conversation", "")
+    if _VALID_ID.fullmatch(own):
+        return _conversation(tenant, own)
+    for name in SESSION_HEADERS:
+        if value := headers.get(name):
+            return _derived(tenant, name, value)
+    metadata = request.get("metadata")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    for name, value in (
+        ("metadata.user_id", _session_part(metadata.get("user_id"))),
+        ("prompt_cache_key", request.get("prompt_cache_key")),
+        ("metadata.session_id", metadata.get("session_id")),
+        ("user", request.get("user")),
+    ):
+        if isinstance(value, str) and value:
+            return _derived(tenant, name, value)
+    return _derived(tenant, "opening", opening)
+
+
+def opening_of(messages: list[Any]) -> str:
+    """The conversation's opening: what stands before the first assistant message, up to the first user message.
+
+    Give it the history with images replaced by their digests, or two conversations that begin with the same words
+    about different pictures would be one.
+    """
+    opening: list[Any] = []
+    for message in messages:
+        if not isinstance(message, dict) or message.get("role") == "assistant":
+            break
+        opening.append([message.get("role"), message.get("content")])
+        if message.get("role") == "user":
+            break
+    return json.dumps(opening, sort_keys=True, ensure_ascii=True)
+
+
+def _session_part(user_id: object) -> str:
+    """Claude Code's session id: `user_…_account_…_session_<id>`, or newer, a JSON object with `session_id`."""
+    if not isinstance(user_id, str):
+        return ""
+    if user_id.startswith("{"):
+        try:
+            session = json.loads(user_id).get("session_id")
+        except (ValueError, AttributeError):
+            session = None
+        return session if isinstance(session, str) else user_id
+    match = _SESSION_IN_USER_ID.search(user_id)
+    return match[1] if match else user_id
+
+
+def _derived(tenant: str, kind: str, value: str) -> Conversation:
+    digest = hashlib.sha256(f"{tenant}\0{kind}\0{value}".encode("utf-8", "surrogatepass")).hexdigest()
+    return _conversation(tenant, f"c-{digest[:32]}")
+
+
+def _conversation(tenant: str, name: str) -> Conversation:
+    return Conversation(tenant, hashlib.sha256(name.encode()).hexdigest()[:40], name)

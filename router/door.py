@@ -1,0 +1,139 @@
+"""What every address has in common: who asks, under which request id, and how errors look."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from router.conversation import tenant_of
+from router.errors import BadRequest, BodyTooLarge, ChiasmError, NotAllowed, ShuttingDown, Unauthorized
+from router.protocol.openai_chat import error_body
+from router.response import ClientGone, Message, Receive, Send, send_json
+
+log = logging.getLogger("chiasm")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and under which id the request goes through logs and servers."""
+
+    tenant: str
+    request_id: str
+    headers: Mapping[str, str]
+    """Names in lower case."""
+
+    @property
+    def answer_headers(self) -> dict[str, str]:
+        return {"x-request-id": self.request_id}
+
+
+Endpoint = Callable[["Caller", Any, Receive, Send], Awaitable[None]]
+
+
+class Door:
+    """Wraps an endpoint into an ASGI application."""
+
+    def __init__(
+        self, endpoint: Endpoint, *, methods: Sequence[str], api_keys: Sequence[str], open_to_all: bool = False
+    ) -> None:
+        self._endpoint = endpoint
+        self._methods = frozenset(methods)
+        self._api_keys = [key.encode() for key in api_keys]
+        self._open_to_all = open_to_all
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        watched = _Watched(send)
+        try:
+            self._check_method(scope["method"])
+            tenant = "" if self._open_to_all else self._tenant(headers)
+            await self._endpoint(Caller(tenant, request_id, headers), scope, receive, watched)
+        except ClientGone:
+            return
+        except ChiasmError as error:
+            await self._answer(watched, error, request_id)
+        except asyncio.CancelledError:
+            # The server stops and the time to finish is over.
+            if not watched.started:
+                await self._answer(watched, ShuttingDown("the server is shutting down", retry_after=1), request_id)
+            raise
+        except Exception:
+            log.exception("a fault of ours in request %s", request_id)
+            await self._answer(
+                watched, ChiasmError("an internal error; the log has more under this request id"), request_id
+            )
+
+    async def _answer(self, send: _Watched, error: ChiasmError, request_id: str) -> None:
+        if send.started:
+            return
+        headers = {"x-request-id": request_id}
+        if error.retry_after is not None:
+            headers["retry-after"] = f"{error.retry_after:g}"
+        if error.status == 504:
+            headers["x-should-retry"] = "false"  # SDKs would ask twice more, each as slow as this
+        if isinstance(error, NotAllowed):
+            headers["allow"] = ", ".join(sorted(self._methods))
+        if isinstance(error, BodyTooLarge):
+            headers["connection"] = "close"  # the rest of the body is not read
+        await send_json(send, error.status, orjson.dumps(error_body(error)), headers)
+
+    def _check_method(self, method: str) -> None:
+        if method not in self._methods:
+            raise NotAllowed(f"{method} is not allowed here, use {' or '.join(sorted(self._methods))}")
+
+    def _tenant(self, headers: Mapping[str, str]) -> str:
+        if not self._api_keys:
+            return tenant_of("")
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        offered = [headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
+        for key in offered:
+            # Every key is compared in full, so that time tells nothing.
+            matches = [hmac.compare_digest(key.encode("utf-8", "replace"), known) for known in self._api_keys]
+            if key and any(matches):
+                return tenant_of(key)
+        raise Unauthorized("the API key is missing or wrong: send one of server.api_keys as Bearer or x-api-key")
+
+
+class _Watched:
+    """Knows whether an answer has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        self.started = True
+        await self._send(message)
+
+
+async def read_body(scope: Any, receive: Receive, *, most: int) -> bytearray:
+    """The whole body, in one buffer that is not copied again.  Raises `BodyTooLarge`, `ClientGone`."""
+    too_large = BodyTooLarge(f"the body is larger than {most // 2**20} MiB (server.max_body_mib)")
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    if declared.isdigit() and int(declared) > most:
+        raise too_large
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        body += message.get("body", b"")
+        if len(body) > most:
+            raise too_large
+        if not message.get("more_body", False):
+            break
+    if not body:
+        raise BadRequest("the body is empty; send JSON")
+    return body

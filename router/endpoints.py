@@ -1,0 +1,348 @@
+"""Bytes in, an exchange, bytes out: what each address answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import orjson
+
+from cache.blobs import Blobs
+from cache.store import Store, StoreError
+from cache.tables import Tables
+from router import chat_request
+from router.brain import Brain, choose, unknown_model
+from router.caption import Captions
+from router.config import ServerSettings, Settings
+from router.conversation import SESSION_HEADERS
+from router.deferred import DeferredTurns
+from router.door import Caller, read_body
+from router.errors import ChiasmError, ShuttingDown, UpstreamError
+from router.images import ConversationImages
+from router.ingest import Ingest
+from router.protocol.cuts import Cuts, cut
+from router.protocol.dialect import Reader, Writer
+from router.protocol.events import DeferTools
+from router.protocol.exchange import Exchange
+from router.protocol.history import fit
+from router.protocol.ledger import client_call_ids, weave
+from router.protocol.openai_chat import (
+    ChunkReader,
+    ChunkWriter,
+    CompletionReader,
+    CompletionWriter,
+    Envelope,
+    OpenAIChat,
+    tool_object,
+)
+from router.protocol.placeholders import placeholder
+from router.relay import Out, Relay
+from router.response import EventStream, Receive, Send, send_json, unless_gone
+from tools import analyze_image
+from tools.analyze_image import AnalyzeImage
+from tools.call import VisionUsage
+from tools.toolbox import Toolbox, free_name
+
+log = logging.getLogger("chiasm")
+
+_READY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What the endpoints work with; made once by the application."""
+
+    settings: Settings
+    brains: Sequence[Brain]
+    store: Store
+    blobs: Blobs
+    tables: Tables
+    ingest: Ingest
+    captions: Captions
+    deferred: DeferredTurns
+
+
+def _rooms(scope: Any) -> Rooms:
+    rooms = scope["state"]["rooms"]
+    assert isinstance(rooms, Rooms)
+    return rooms
+
+
+# Chat Completions
+
+
+async def chat_completions(caller: Caller, scope: Any, receive: Receive, send: Send) -> None:
+    """`POST /v1/chat/completions`."""
+    rooms = _rooms(scope)
+    most = int(rooms.settings.server.max_body_mib * 2**20)
+    skeleton, cuts = cut(await read_body(scope, receive, most=most), f"chiasm{secrets.token_hex(16)}x")
+    request = chat_request.parse(skeleton)
+    del skeleton
+    brain = await choose(rooms.brains, request.get("model") or "")
+    envelope = Envelope(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), await brain.name())
+    chat = _Chat(rooms, caller, brain, request, cuts)
+    del request, cuts  # the pictures go when the chat has put them into the store
+    if chat.streams:
+        await _stream(chat, envelope, rooms.settings.server, receive, send)
+    else:
+        await _whole(chat, envelope, receive, send)
+
+
+async def _stream(chat: _Chat, envelope: Envelope, server: ServerSettings, receive: Receive, send: Send) -> None:
+    writer = ChunkWriter(fallback=envelope, include_usage=chat.wants_usage)
+    heartbeats = {"comment": writer.heartbeat, "chunk": writer.empty_chunk, "off": None}
+    out = EventStream(send, chat.headers, heartbeat=heartbeats[server.heartbeat], interval=server.heartbeat_seconds)
+
+    async def answer() -> None:
+        try:
+            async with out.alive():
+                await chat.run(writer, out)
+        except ChiasmError as error:
+            if not out.started:
+                raise
+            await out.write(writer.fail(error))
+        await out.end()
+
+    try:
+        await unless_gone(receive, answer())
+    except asyncio.CancelledError:  # the time to drain is over
+        if out.started:
+            await out.write(writer.fail(ShuttingDown("the server is shutting down")))
+            await out.end()
+        raise
+
+
+async def _whole(chat: _Chat, envelope: Envelope, receive: Receive, send: Send) -> None:
+    writer = CompletionWriter(fallback=envelope, last_raw=lambda: chat.last_raw)
+    out = _Collected()
+    await unless_gone(receive, chat.run(writer, out))
+    await send_json(send, 200, bytes(out.body), chat.headers)
+
+
+class _Collected:
+    """Where the answer goes for a client that does not stream."""
+
+    def __init__(self) -> None:
+        self.body = bytearray()
+
+    async def write(self, data: bytes) -> None:
+        self.body += data
+
+    async def beat(self) -> None:
+        """Nobody listens yet."""
+
+
+class _Chat:
+    """One request, from its parsed body to its last byte."""
+
+    def __init__(self, rooms: Rooms, caller: Caller, brain: Brain, request: dict[str, Any], cuts: Cuts) -> None:
+        self._rooms = rooms
+        self._caller = caller
+        self._brain = brain
+        self._request = request
+        self._cuts: Cuts | None = cuts
+        self.streams = bool(request.get("stream"))
+        self.wants_usage = bool((request.get("stream_options") or {}).get("include_usage"))
+        self.headers = {"x-request-id": caller.request_id}
+        """Of the answer; the conversation's name joins them before anything is sent."""
+        self._whole_answer: CompletionReader | None = None
+
+    async def run(self, writer: Writer, out: Out) -> None:
+        """Write the whole answer.  Raises the `ChiasmError` that prevented it."""
+        begun = time.monotonic()
+        outcome = "failed"
+        settings = self._brain.settings
+        prepared = await self._prepare()
+        exchange = Exchange(
+            dialect=OpenAIChat(self._brain.profile),
+            request=prepared.request,
+            owns=prepared.toolbox.owns,
+            max_turns=settings.max_turns,
+            looked=prepared.looked,
+        )
+        relay = Relay(
+            exchange=exchange,
+            upstream=self._brain.upstream,
+            path="/chat/completions",
+            headers=_upstream_headers(self._caller),
+            reader=self._reader,
+            writer=writer,
+            out=out,
+            toolbox=prepared.toolbox,
+            defer=prepared.defer,
+            first_byte_seconds=settings.first_byte_seconds,
+            idle_seconds=settings.idle_seconds,
+        )
+        try:
+            outcome = (await relay.run()).reason
+        except ChiasmError as error:
+            outcome = error.code or error.type
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            log.info(
+                "%s model=%s turns=%d looks=%d outcome=%s ms=%d",
+                self._caller.request_id,
+                settings.name or "-",
+                exchange.turns,
+                exchange.vision.calls,
+                outcome,
+                (time.monotonic() - begun) * 1000,
+            )
+
+    async def _prepare(self) -> _Prepared:
+        """The request as the brain gets it: text only, with our tool where it can work."""
+        profile, settings = self._brain.profile, self._brain.settings
+        request = chat_request.with_settings(fit(self._request, profile), settings, profile)
+        cuts, self._cuts, self._request = self._cuts, None, {}
+        eyes = self._brain.eyes
+        if settings.images == "off" or eyes is None:
+            return _Prepared(cuts.restored(request) if cuts else request, Toolbox([]), VisionUsage(), _never_deferred)
+        tenant, headers = self._caller.tenant, self._caller.headers
+        taken = await self._rooms.ingest.take(request, tenant=tenant, headers=headers, cuts=cuts)
+        del cuts
+        self.headers["x-chiasm-conversation"] = taken.conversation.name
+        images = ConversationImages(taken.conversation, taken.table, blobs=self._rooms.blobs, tables=self._rooms.tables)
+        question = chat_request.last_words(request["messages"])
+        tool = free_name(analyze_image.NAME, chat_request.tool_names(request))
+        can_look = settings.images == "tool" and chat_request.loop_can_work(request)
+        looked = VisionUsage()
+        if can_look:
+            messages = taken.messages(lambda record: placeholder(record, tool))
+        else:
+            captions, looked = await self._rooms.captions.describe(
+                taken.images, conversation=taken.conversation, images=images, eyes=eyes, question=question
+            )
+            messages = taken.messages(lambda record: captions[record.number])
+        kept = await self._rooms.deferred.find(taken.conversation, client_call_ids(messages))
+        request = {**request, "messages": weave(messages, kept) if kept else messages}
+        always = self._rooms.settings.images.offer_tools == "always"
+        toolbox = Toolbox([])
+        if can_look and (always or len(taken.table)):
+            toolbox = Toolbox([AnalyzeImage(eyes=eyes, images=images, name=tool, default_task=question)])
+            request["tools"] = [*(request.get("tools") or ()), *map(tool_object, toolbox.definitions)]
+
+        def defer(turn: DeferTools) -> None:
+            results = toolbox.call_all(turn.calls)
+            self._rooms.deferred.begin(taken.conversation, turn.message, turn.client_ids, results)
+
+        return _Prepared(request, toolbox, looked, defer)
+
+    @property
+    def last_raw(self) -> Mapping[str, Any]:
+        """The server's own object of the last turn, when it did not stream."""
+        return self._whole_answer.raw if self._whole_answer else {}
+
+    def _reader(self, content_type: str) -> Reader:
+        if self.streams and "json" not in content_type:
+            return ChunkReader(_mint_call_id)
+        self._whole_answer = CompletionReader(_mint_call_id)
+        return self._whole_answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    request: dict[str, Any]
+    toolbox: Toolbox
+    looked: VisionUsage
+    defer: Callable[[DeferTools], None]
+
+
+def _never_deferred(turn: DeferTools) -> None:
+    raise AssertionError("a turn without our tools cannot be mixed")
+
+
+def _mint_call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
+
+
+def _upstream_headers(caller: Caller) -> dict[str, str]:
+    """What a server may want to know: the request id, and the session for its routing.  Never the client's key."""
+    sessions = {name: caller.headers[name] for name in SESSION_HEADERS if name in caller.headers}
+    return {"x-request-id": caller.request_id, **sessions}
+
+
+# Models and health
+
+
+async def models(caller: Caller, scope: Any, receive: Receive, send: Send) -> None:
+    """`GET /v1/models` and `GET /v1/models/{id}`."""
+    rows = [_model_row(await brain.name(), brain) for brain in _rooms(scope).brains]
+    wanted = scope["path_params"].get("model")
+    if wanted is None:
+        answer: dict[str, Any] = {"object": "list", "data": rows}
+    else:
+        found = next((row for row in rows if row["id"] == wanted), None)
+        if found is None:
+            raise unknown_model(wanted, [row["id"] for row in rows])
+        answer = found
+    await send_json(send, 200, orjson.dumps(answer), {"x-request-id": caller.request_id})
+
+
+def _model_row(name: str, brain: Brain) -> dict[str, Any]:
+    """Clients decide by this whether a user may attach an image at all, each by a field of its own."""
+    inputs = ["text"] if brain.settings.images == "off" else ["text", "image"]
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "chiasm",
+        "modalities": {"input": inputs, "output": ["text"]},
+        "architecture": {"input_modalities": inputs, "output_modalities": ["text"]},
+        "input_modalities": inputs,
+        "output_modalities": ["text"],
+        "capabilities": {"vision": "image" in inputs, "function_calling": True},
+    }
+
+
+async def healthz(caller: Caller, scope: Any, receive: Receive, send: Send) -> None:
+    """`GET /healthz`: the process is alive; asks nobody."""
+    await send_json(send, 200, b'{"status":"ok"}', {"x-request-id": caller.request_id})
+
+
+async def readyz(caller: Caller, scope: Any, receive: Receive, send: Send) -> None:
+    """`GET /readyz`: brain, eyes and store are usable."""
+    rooms = _rooms(scope)
+    checks: dict[str, Callable[[], Awaitable[str | None]]] = {"store": partial(_store_problem, rooms.store)}
+    for number, brain in enumerate(rooms.brains, 1):
+        checks[f"text {brain.settings.name or f'#{number}'}"] = partial(_brain_problem, brain)
+        if brain.eyes is not None:
+            checks[f"vision {brain.eyes.name}"] = brain.eyes.ready
+    problems = await asyncio.gather(*(_in_time(check) for check in checks.values()))
+    answer = {
+        "status": "not ready" if any(problems) else "ready",
+        "checks": {label: problem or "ok" for label, problem in zip(checks, problems, strict=True)},
+    }
+    await send_json(send, 503 if any(problems) else 200, orjson.dumps(answer), {"x-request-id": caller.request_id})
+
+
+async def _in_time(check: Callable[[], Awaitable[str | None]]) -> str | None:
+    try:
+        async with asyncio.timeout(_READY_SECONDS):
+            return await check()
+    except TimeoutError:
+        return f"no answer in {_READY_SECONDS:g} seconds"
+
+
+async def _brain_problem(brain: Brain) -> str | None:
+    try:
+        await brain.upstream.models()
+    except UpstreamError as error:
+        return error.message
+    return None
+
+
+async def _store_problem(store: Store) -> str | None:
+    try:
+        await store.put("probe/ready", b"1", ttl=60)
+        return None if await store.get("probe/ready") == b"1" else "does not give back what was put"
+    except StoreError as error:
+        return str(error)

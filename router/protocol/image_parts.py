@@ -1,0 +1,218 @@
+"""Where images hide in a Chat Completions history, and taking them out.
+
+Clients send them in more shapes than any specification has:
+
+*   `image_url` parts (object or bare string), `input_image` parts, Anthropic `image` blocks with a `source`, MCP
+    `image` blocks with `data` and `mimeType`, AI-SDK `media`, `file`, `file-data` and `image-data` parts;
+*   the same as *text*: claude-code-router puts `JSON.stringify(blocks)` into a tool message, AI SDK the JSON of a
+    tool output, MCP servers a JSON object with `content`;
+*   data URLs in the middle of prose, of tool output, or of a tool call's arguments.
+
+An image that stays where it is costs a text model hundreds of thousands of tokens or a 400, so the walk visits
+every string of every message, whatever its role.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import orjson
+
+Origin: TypeAlias = Literal["user", "tool", "url"]
+
+
+@dataclass(frozen=True, slots=True)
+class Base64Image:
+    """`payload` is the base64 text (or a token of `router.protocol.cuts`)."""
+
+    payload: str
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteImage:
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoundImage:
+    """One image where it stands."""
+
+    source: Base64Image | RemoteImage
+    origin: Origin
+    message: int
+    """Index of its message."""
+    inline: bool
+    """It stands in the middle of a text, so what replaces it must be short and hold no quotes."""
+
+
+Say: TypeAlias = Callable[[FoundImage], str]
+
+_DATA_URL = re.compile(
+    r"data:(image/[A-Za-z0-9.+-]+)(?:;[A-Za-z0-9=._-]+)*?;base64,([A-Za-z0-9+/_=-]{40,}(?:\r?\n[A-Za-z0-9+/_=-]{20,})*)"
+)
+"""In prose.  A payload of less than 40 letters is an example in somebody's code, no picture."""
+_BARE_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/]{400,}={0,2}")
+_BARE_SIGNS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
+_BLOCK_SIGNS = ("data:image/", '"image', '"input_image', '"mimeType"', '"mediaType"')
+"""A text that is the JSON of blocks with an image among them holds at least one of these."""
+
+
+def replace_images(messages: list[Any], say: Say, token: str = "") -> list[Any]:
+    """The history with each image replaced by what `say` answers for it, asked in order of appearance.
+
+    `token`: the word of `router.protocol.cuts`, whose tokens are images wherever they stand.  Messages without an
+    image are the same objects; those with one are copies.  Tool messages that held one have plain text as content
+    afterwards.
+    """
+    tokens = re.compile(re.escape(token) + r"\d+") if token else None
+    return [_message(message, index, say, tokens) for index, message in enumerate(messages)]
+
+
+def images_outside(request: Mapping[str, Any], token: str = "") -> str | None:
+    """The name of the first field other than `messages` that holds picture data; nobody could look at it there."""
+    tokens = re.compile(re.escape(token) + r"\d+") if token else None
+    for name, value in request.items():
+        if name != "messages" and _Walk("user", 0, lambda _: "", tokens).value(value) is not value:
+            return name
+    return None
+
+
+def _message(message: Any, index: int, say: Say, tokens: re.Pattern[str] | None) -> Any:
+    if not isinstance(message, dict):
+        return message
+    of_tool = message.get("role") in ("tool", "function")
+    walk = _Walk("tool" if of_tool else "user", index, say, tokens)
+    new = {
+        key: walk.tool_content(value) if of_tool and key == "content" else walk.value(value)
+        for key, value in message.items()
+    }
+    return message if all(new[key] is message[key] for key in new) else new
+
+
+class _Walk:
+    """One message's values; what holds no image comes back as the same object."""
+
+    def __init__(self, origin: Origin, message: int, say: Say, tokens: re.Pattern[str] | None) -> None:
+        self._origin = origin
+        self._message = message
+        self._say = say
+        self._tokens = tokens
+
+    def value(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, list):
+            new = [self.value(item) for item in value]
+            return new if any(a is not b for a, b in zip(new, value, strict=True)) else value
+        if isinstance(value, dict):
+            source = image_of(value)
+            if source is not None:
+                return {"type": "text", "text": self._say(self._found(source, inline=False))}
+            fields = {key: self.value(item) for key, item in value.items()}
+            return fields if any(fields[key] is not value[key] for key in value) else value
+        return value
+
+    def tool_content(self, content: Any) -> Any:
+        """Always text afterwards, if there was an image: Ollama loses the id of a tool message with a list in it, and
+        no template knows what to do with anything else."""
+        if isinstance(content, str):
+            return self._tool_text(content)
+        new = self.value(content)
+        return content if new is content else _as_text(new)
+
+    def _tool_text(self, text: str) -> str:
+        if text[:64].lstrip()[:1] in ("[", "{") and any(sign in text for sign in _BLOCK_SIGNS):
+            try:
+                parsed = orjson.loads(text)
+            except orjson.JSONDecodeError:
+                return self.text(text)
+            new = self.value(parsed)
+            return text if new is parsed else _as_text(new)
+        return self.text(text)
+
+    def text(self, text: str) -> str:
+        if "data:image/" in text:
+            text = _DATA_URL.sub(lambda match: self._inline(match[2], match[1]), text)
+        if len(text) > 400 and any(sign in text for sign in _BARE_SIGNS):
+            text = _BARE_BASE64.sub(lambda match: self._inline(match[0], ""), text)
+        if self._tokens is not None:
+            text = self._tokens.sub(lambda match: self._inline(match[0], ""), text)
+        return text
+
+    def _inline(self, payload: str, media_type: str) -> str:
+        return self._say(self._found(Base64Image(payload, media_type), inline=True))
+
+    def _found(self, source: Base64Image | RemoteImage, *, inline: bool) -> FoundImage:
+        origin: Origin = "url" if isinstance(source, RemoteImage) else self._origin
+        return FoundImage(source, origin, self._message, inline)
+
+
+def image_of(part: Mapping[str, Any]) -> Base64Image | RemoteImage | None:
+    """The image that a content part is, in any of the shapes above; `None` if it is none."""
+    kind = part.get("type")
+    match kind:
+        case "image_url" | "input_image":
+            url = part.get("image_url", part.get("url"))
+            if isinstance(url, Mapping):
+                url = url.get("url")
+            return _of_url(url)
+        case "image" | "media" | "file" | "file-data" | "image-data" | "image-url":
+            pass
+        case _:
+            return None
+    source = part.get("source")
+    if isinstance(source, Mapping):
+        if isinstance(source.get("data"), str):
+            return _typed(source["data"], source.get("media_type"), certain=kind == "image")
+        return _of_url(source.get("url")) if kind == "image" else None
+    nested = part.get("file")
+    if isinstance(nested, Mapping):
+        data = nested.get("file_data")
+        return _of_url(data) if isinstance(data, str) and data.startswith("data:image/") else None
+    media_type = part.get("mimeType", part.get("mediaType", part.get("media_type", part.get("mime_type"))))
+    for key in ("data", "image", "image_url", "url"):
+        value = part.get(key)
+        if isinstance(value, Mapping):
+            value = value.get("url", value.get("data"))
+        if isinstance(value, str) and value:
+            if value.startswith(("data:", "http:", "https:")):
+                certain = kind in ("image", "image-data", "image-url") or value.startswith("data:image/")
+                is_image = certain or (isinstance(media_type, str) and media_type.startswith("image/"))
+                return _of_url(value) if is_image else None
+            return _typed(value, media_type, certain=kind in ("image", "image-data"))
+    return Base64Image("", "") if kind == "image" else None
+
+
+def _typed(data: str, media_type: object, *, certain: bool) -> Base64Image | None:
+    if isinstance(media_type, str) and media_type.startswith("image/"):
+        return Base64Image(_after_comma(data), media_type)
+    return Base64Image(_after_comma(data), "") if certain else None
+
+
+def _after_comma(data: str) -> str:
+    return data.partition(",")[2] if data.startswith("data:") else data
+
+
+def _of_url(url: object) -> Base64Image | RemoteImage:
+    if not isinstance(url, str):
+        return Base64Image("", "")
+    head, comma, payload = url.partition(",")
+    if head[:5].lower() == "data:":
+        media_type = head[5:].partition(";")[0]
+        return Base64Image(payload if comma and ";base64" in head.lower() else "", media_type)
+    return RemoteImage(url)
+
+
+def _as_text(value: Any) -> str:
+    """Blocks of text (which images now are) become the text itself, anything else stays JSON."""
+    words: list[str] = []
+    for block in value if isinstance(value, list) else [value]:
+        text = block.get("text") if isinstance(block, dict) and block.get("type") == "text" else block
+        if not isinstance(text, str):
+            return orjson.dumps(value).decode()
+        words.append(text)
+    return "\n".join(words)

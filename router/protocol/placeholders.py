@@ -1,0 +1,62 @@
+"""The words that stand for an image, and finding numbers in words.
+
+A placeholder is a function of the image, its number and its origin alone, so that a history renders to the same
+bytes on every later turn and the server's prefix cache keeps hitting.  It says plainly that nothing is visible and
+what to do, because a model that reads "[Image #1]" alone pretends to have seen it or searches the disk for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from cache.table import ImageRecord
+
+MARKER = re.compile(r"\[Image #(\d{1,6})(?=[\]:])")
+"""`[Image #3]` or `[Image #3: …`; Claude Code and Codex write the first themselves."""
+
+
+def placeholder(record: ImageRecord, tool: str | None) -> str:
+    """What stands where the image stood; `tool` is the name under which the brain can look (`None`: it cannot)."""
+    if record.problem:
+        return f"[Image #{record.number}: unreadable, {record.problem}]"
+    what = f"{_FORMATS.get(record.media_type, 'image')}, {record.width}x{record.height}"
+    if tool is None:
+        return f"[Image #{record.number}] ({what}; not visible to you)"
+    return f"[Image #{record.number}] ({what}; not visible to you, call {tool} to look at it, do not guess)"
+
+
+def captioned(record: ImageRecord, description: str) -> str:
+    """What stands where the image stood for a brain that cannot look: a description, or why there is none."""
+    if record.problem:
+        return placeholder(record, None)
+    what = f"{_FORMATS.get(record.media_type, 'image')}, {record.width}x{record.height}"
+    return f"[Image #{record.number}] ({what}; described by a vision model)\n{description}"
+
+
+def inline_placeholder(record: ImageRecord) -> str:
+    """The short form, for the middle of a sentence or of a JSON string: no quotes, no line ends."""
+    if record.problem:
+        return f"[Image #{record.number}: unreadable, {record.problem}]".replace('"', "'").replace("\\", "/")
+    return f"[Image #{record.number}]"
+
+
+_FORMATS = {
+    "image/png": "PNG",
+    "image/jpeg": "JPEG",
+    "image/webp": "WEBP",
+    "image/gif": "GIF",
+    "image/bmp": "BMP",
+    "image/tiff": "TIFF",
+    "image/avif": "AVIF",
+}
+
+
+def markers(text: str) -> list[int]:
+    """The numbers of the markers in `text`, each once, in order of appearance."""
+    return list(dict.fromkeys(int(number) for number in MARKER.findall(text)))
+
+
+def renumber(text: str, numbers: Mapping[int, int]) -> str:
+    """Markers rewritten, all at once, so that swapping 1 and 2 works."""
+    return MARKER.sub(lambda match: f"[Image #{numbers.get(int(match[1]), int(match[1]))}", text)

@@ -1,0 +1,222 @@
+"""Runs an exchange: does what it asks for, tells it what happened.  The only loop there is.
+
+The hot path is `_pass_on`: one read of the socket gives some bytes, the reader makes parts of them, the exchange
+decides about each, the writer makes bytes again, and all that came of one read leaves in one write.  Nothing in it
+waits but the two sockets, so a slow client slows the upstream's socket down and nothing grows in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, assert_never
+
+from router.errors import UpstreamBroken, UpstreamError, UpstreamSilent
+from router.protocol.dialect import Reader, Writer
+from router.protocol.events import (
+    Action,
+    CallTools,
+    Complete,
+    DeferTools,
+    Fail,
+    OpenUpstream,
+    SendPart,
+    ToolsCompleted,
+    UpstreamEnded,
+    UpstreamFailed,
+)
+from router.protocol.exchange import Exchange
+from router.protocol.parts import Part
+from router.upstream import Upstream
+from tools.toolbox import Toolbox
+
+RETRY_SECONDS = 0.1
+"""Before the one retry: long enough for a server's restarting worker to be replaced, short enough not to be felt."""
+
+AFTER_FINISH_SECONDS = 5.0
+"""Silence allowed after a finish reason: only usage and the end can follow, and the answer is whole without them."""
+
+
+AFTER_DONE_SECONDS = 0.25
+"""After `[DONE]` only the end of the body can come; waiting for it lets the connection be used again."""
+
+
+class Out(Protocol):
+    """Where the answer goes; `router.response.EventStream` is one."""
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def beat(self) -> None: ...
+
+
+class Relay:
+    def __init__(
+        self,
+        *,
+        exchange: Exchange,
+        upstream: Upstream,
+        path: str,
+        headers: Mapping[str, str],
+        reader: Callable[[str], Reader],
+        writer: Writer,
+        out: Out,
+        toolbox: Toolbox,
+        defer: Callable[[DeferTools], None],
+        first_byte_seconds: float,
+        idle_seconds: float,
+    ) -> None:
+        """`reader`: makes the reader for an answer of the given content type."""
+        self._exchange = exchange
+        self._upstream = upstream
+        self._path = path
+        self._headers = headers
+        self._reader = reader
+        self._writer = writer
+        self._out = out
+        self._toolbox = toolbox
+        self._defer = defer
+        self._first_byte_seconds = first_byte_seconds
+        self._idle_seconds = idle_seconds
+
+    async def run(self) -> Complete:
+        """Returns when the answer is complete and written.  Raises the `ChiasmError` that ended it otherwise; nothing
+        of that has been written then."""
+        actions: Sequence[Action] = self._exchange.start()
+        while True:
+            match waiting := await self._perform(actions):
+                case OpenUpstream(request):
+                    actions = await self._read_turn(request)
+                case CallTools(calls):
+                    await self._out.beat()
+                    actions = self._exchange.handle(ToolsCompleted(await self._toolbox.call_all(calls)))
+                case Complete(reason, usage):
+                    await self._out.write(self._writer.complete(reason, usage))
+                    return waiting
+                case Fail(error):
+                    raise error
+                case None:
+                    raise AssertionError(f"{self._exchange!r} waits for nothing")
+                case _:
+                    assert_never(waiting)
+
+    async def _perform(self, actions: Sequence[Action]) -> OpenUpstream | CallTools | Complete | Fail | None:
+        """Write what is to be written; the action that makes the exchange wait or end is the answer."""
+        frames: list[bytes] = []
+        last: OpenUpstream | CallTools | Complete | Fail | None = None
+        for action in actions:
+            match action:
+                case SendPart(part):
+                    frames.append(self._writer.write(part))
+                case DeferTools():
+                    self._defer(action)
+                case OpenUpstream() | CallTools() | Complete() | Fail():
+                    last = action
+                case _:
+                    assert_never(action)
+        if data := b"".join(frames):
+            await self._out.write(data)
+        return last
+
+    async def _read_turn(self, request: Mapping[str, Any]) -> Sequence[Action]:
+        """One turn, asked again once when it broke before it said anything: nobody has seen anything of it then."""
+        try:
+            return await self._hear(request)
+        except UpstreamBroken as error:
+            if self._exchange.heard or error.code not in ("upstream_unreachable", "upstream_reset"):
+                return self._exchange.handle(UpstreamFailed(error))
+        except UpstreamError as error:
+            return self._exchange.handle(UpstreamFailed(error))
+        await asyncio.sleep(RETRY_SECONDS)
+        try:
+            return await self._hear(request)
+        except UpstreamError as error:
+            return self._exchange.handle(UpstreamFailed(error))
+
+    async def _hear(self, request: Mapping[str, Any]) -> Sequence[Action]:
+        exchange = self._exchange
+        async with (
+            silence_limit(self._first_byte_seconds) as silence,
+            self._upstream.complete(self._path, request, self._headers) as answer,
+        ):
+            reader = self._reader(answer.content_type)
+            try:
+                async for data in answer.chunks:
+                    silence.pause()
+                    if (end := await self._pass_on(reader.feed(data))) is not None:
+                        return [end]
+                    if reader.clean:
+                        silence.listen(AFTER_DONE_SECONDS)
+                    else:
+                        silence.listen(AFTER_FINISH_SECONDS if exchange.finished else self._idle_seconds)
+            except UpstreamError:
+                if not reader.clean:
+                    raise
+            silence.pause()
+            if (end := await self._pass_on(reader.close())) is not None:
+                return [end]
+        return exchange.handle(UpstreamEnded(reader.clean))
+
+    async def _pass_on(self, parts: Sequence[Part]) -> Action | None:
+        """What one read said, in one write.  Answers the action that ended the turn early: only a failure does."""
+        handle, write = self._exchange.handle, self._writer.write
+        frames: list[bytes] = []
+        end: Action | None = None
+        for part in parts:
+            for action in handle(part):
+                if isinstance(action, SendPart):
+                    frames.append(write(action.part))
+                else:
+                    end = action
+            if end is not None:
+                break
+        if data := b"".join(frames):
+            await self._out.write(data)
+        return end
+
+
+class Silence:
+    """The time an upstream may say nothing.  Counts only while we listen: when the client reads slowly, the silence
+    is ours.  Costs a clock reading per chunk and no timer."""
+
+    def __init__(self, seconds: float, expire: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._expire = expire
+        self.seconds = seconds
+        self._since: float | None = self._loop.time()
+        self._timer = self._loop.call_later(seconds, self._check)
+
+    def pause(self) -> None:
+        self._since = None
+
+    def listen(self, seconds: float) -> None:
+        """From now on, at most so long."""
+        if seconds < self.seconds:
+            self._timer.cancel()
+            self._timer = self._loop.call_later(seconds, self._check)
+        self.seconds = seconds
+        self._since = self._loop.time()
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _check(self) -> None:
+        quiet = 0.0 if self._since is None else self._loop.time() - self._since
+        if quiet >= self.seconds:
+            self._expire()
+        else:
+            self._timer = self._loop.call_later(self.seconds - quiet, self._check)
+
+
+@asynccontextmanager
+async def silence_limit(seconds: float) -> AsyncIterator[Silence]:
+    """Raises `UpstreamSilent` into the body when nobody said anything for too long."""
+    try:
+        async with asyncio.timeout(None) as limit:
+            silence = Silence(seconds, lambda: limit.reschedule(asyncio.get_running_loop().time()))
+            try:
+                yield silence
+            finally:
+                silence.close()
+    except TimeoutError:
+        raise UpstreamSilent(f"the model's server said nothing for {silence.seconds:g} seconds") from None

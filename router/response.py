@@ -1,0 +1,143 @@
+"""The client's side of an exchange: one event stream that stays alive, starts late and ends honestly.
+
+Written against ASGI itself, because a finished byte string per read is all we ever send and three things must hold
+that response classes get in the way of (docs/decisions/0003): the status is decided by the upstream's first word,
+heartbeats stand between whole events, and a shutdown lets running answers end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+Message: TypeAlias = Any
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+STALLED_SECONDS = 60.0
+"""A client that takes nothing for this long while we have something for it is gone in all but name."""
+
+
+class ClientGone(Exception):
+    """The client hung up, or stopped reading."""
+
+
+class EventStream:
+    """Bytes out, with a heartbeat whenever nothing was written for `interval` seconds.
+
+    Nothing is sent before the first `write` or heartbeat, so that an error until then can still be a status.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        headers: Mapping[str, str],
+        *,
+        heartbeat: Callable[[], bytes] | None,
+        interval: float,
+    ) -> None:
+        self._send = send
+        self._headers = headers
+        self._heartbeat = heartbeat
+        self._interval = interval
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
+        self._writing_since: float | None = None
+        self._stalled = False
+        self.started = False
+
+    async def write(self, data: bytes) -> None:
+        """Whole events only.  Waits while the client reads slowly, and so does whoever feeds us."""
+        if not self.started:
+            await self._start()
+        self._writing_since = self._last = self._loop.time()
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        self._writing_since = None
+
+    async def beat(self) -> None:
+        """A heartbeat now: something slow is about to begin."""
+        if self._heartbeat is not None and self._writing_since is None:
+            await self.write(self._heartbeat())
+
+    async def end(self) -> None:
+        if not self.started:
+            await self._start()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    @asynccontextmanager
+    async def alive(self) -> AsyncIterator[None]:
+        """Heartbeats while the body runs.  Raises `ClientGone` out of it when the client stopped reading."""
+        owner = asyncio.current_task()
+        assert owner is not None
+        beats = asyncio.create_task(self._keep_alive(owner))
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._stalled:
+                owner.uncancel()
+                raise ClientGone from None
+            raise
+        finally:
+            beats.cancel()
+            await asyncio.gather(beats, return_exceptions=True)
+
+    async def _keep_alive(self, owner: asyncio.Task[Any]) -> None:
+        while True:
+            now = self._loop.time()
+            if self._writing_since is not None:
+                if now - self._writing_since >= STALLED_SECONDS:
+                    self._stalled = True
+                    owner.cancel()
+                    return
+                await asyncio.sleep(min(self._interval, STALLED_SECONDS / 4))
+            elif now - self._last >= self._interval:
+                self._last = now
+                await self.beat()
+            else:
+                await asyncio.sleep(self._last + self._interval - now)
+
+    async def _start(self) -> None:
+        self.started = True
+        headers = {
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-store",
+            "x-accel-buffering": "no",  # nginx would hold the stream back
+            **self._headers,
+        }
+        await self._send(start(200, headers))
+
+
+def start(status: int, headers: Mapping[str, str]) -> Message:
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": status, "headers": raw}
+
+
+async def send_json(send: Send, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    """A whole answer."""
+    fields = {"content-type": "application/json", "content-length": str(len(body)), **headers}
+    await send(start(status, fields))
+    await send({"type": "http.response.body", "body": body})
+
+
+async def gone(receive: Receive) -> None:
+    """Returns when the client hangs up.  Call it after the body was read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_gone(receive: Receive, work: Awaitable[None]) -> None:
+    """Run `work`; when the client hangs up first, cancel it at once and raise `ClientGone`."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(gone(receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        await working
+    finally:
+        watching.cancel()
+        if not working.done():
+            working.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)

@@ -1,0 +1,98 @@
+"""Runs the application: the listening socket, the words at the start, and an end that lets running answers finish."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from functools import partial
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.supervisors import Multiprocess
+
+from router.app import create_app, refuse_what_is_not_built
+from router.config import Settings, TextSettings
+
+_BACKLOG = 2048
+
+
+def serve(settings: Settings, *, workers: int = 1) -> None:
+    """Serve until SIGTERM or SIGINT.  Raises `ConfigError` and `OSError` (the address cannot be had) before anything
+    listens."""
+    refuse_what_is_not_built(settings)
+    listening = _listen(settings.server.host, settings.server.port)
+    config = uvicorn.Config(
+        partial(_application, settings),
+        factory=True,
+        loop="auto",
+        http="httptools",  # h11 lets a request be smuggled behind one with both length headers
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        workers=workers,
+        # uvicorn counts whole seconds, and takes 0 for "no limit"
+        timeout_graceful_shutdown=max(1, round(settings.server.drain_seconds)),
+    )
+    print(greeting(settings, listening.getsockname()[1]), flush=True)  # noqa: T201 (this is what the user waits for)
+    with listening:
+        if workers > 1:
+            Multiprocess(config, sockets=[listening]).run()
+        else:
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def _application(settings: Settings) -> Starlette:
+    """Made in each worker, which is a fresh process."""
+    _logging()
+    return create_app(settings)
+
+
+def greeting(settings: Settings, port: int) -> str:
+    """Where it listens, and a command to try it with."""
+    host = settings.server.host
+    shown = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 (only compared)
+    url = f"http://{shown}:{port}"
+    key = " -H 'authorization: Bearer YOUR_KEY'" if settings.server.api_keys else ""
+    body = '{"messages": [{"role": "user", "content": "Say hello."}], "stream": true}'
+    return "\n".join(
+        [
+            f"Chiasm listens on {url}/v1",
+            *(f"  brain  {_shown(text)}" for text in settings.text),
+            *(
+                f"  eyes   {eyes.name or 'first model'} at {eyes.base_url or 'this process'} ({eyes.kind})"
+                for eyes in settings.vision
+            ),
+            "try it:",
+            f"  curl -N {url}/v1/chat/completions -H 'content-type: application/json'{key} -d '{body}'",
+        ]
+    )
+
+
+def _shown(text: TextSettings) -> str:
+    return f"{text.name or 'first model'} at {text.base_url}"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bound here, before workers start, so that a taken port is one clear error."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(_BACKLOG)  # now, so that whoever reads the greeting can connect
+    except OSError:
+        listening.close()
+        raise
+    listening.set_inheritable(True)
+    return listening
+
+
+def _logging() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    # Their INFO lines hold whole URLs, and one line per request is ours.
+    for name in ("httpx", "httpcore", "aiohttp", "uvicorn", "uvicorn.error", "sse_starlette", "PIL", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,182 @@
+"""Asks a brain for one completion; the only place on its side that knows HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import orjson
+
+from router.errors import UpstreamBroken, UpstreamError, UpstreamRefused
+
+_MOST_ERROR_BYTES = 64 * 1024
+"""An error body beyond this is a web page, not an explanation."""
+
+_ERROR_BODY_SECONDS = 10.0
+_MODELS_SECONDS = 10.0
+_PIECE = 256 * 1024
+"""Large bodies are handed to the socket in pieces, so that writing 80 MB does not stop the loop."""
+
+_LONG_BASE64 = re.compile(r"[A-Za-z0-9+/]{256,}={0,2}")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An upstream that has begun to answer with 2xx."""
+
+    content_type: str
+    chunks: AsyncIterable[bytes]
+    """The body as the network cuts it."""
+
+
+class Upstream:
+    """One server and the model on it."""
+
+    def __init__(self, client: httpx.AsyncClient, *, base_url: str, model: str | None, api_key: str) -> None:
+        self._client = client
+        self._base_url = base_url
+        self._model = model
+        self._api_key = api_key
+
+    async def model(self) -> str:
+        """The id that the server knows the model by: as configured, or the first that it lists."""
+        if self._model is None:
+            listed = await self.models()
+            if not listed:
+                raise UpstreamBroken("the model's server lists no model; name one in the configuration")
+            self._model = listed[0]
+        return self._model
+
+    async def models(self) -> list[str]:
+        """The ids that the server lists.  Raises `UpstreamError`."""
+        try:
+            async with asyncio.timeout(_MODELS_SECONDS):
+                response = await self._client.get(f"{self._base_url}/models", headers=self._headers({}))
+        except TimeoutError:
+            raise UpstreamBroken("the model's server did not answer when asked for its models") from None
+        except httpx.HTTPError as error:
+            raise _unreachable(error) from None
+        if response.status_code >= 400:
+            raise self._refusal(response.status_code, response.headers, response.content)
+        try:
+            rows = orjson.loads(response.content)["data"]
+            return [row["id"] for row in rows if isinstance(row["id"], str)]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            raise UpstreamBroken("the model's server answered something that is not a list of models") from None
+
+    @asynccontextmanager
+    async def complete(
+        self, path: str, request: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> AsyncIterator[Answer]:
+        """Post `request`, yield the answer once its headers are here, close the connection on the way out however that
+        happens.
+
+        Raises `UpstreamRefused` for 4xx, `UpstreamBroken` otherwise; so does what breaks while `chunks` is read.
+        """
+        body = orjson.dumps({**request, "model": await self.model()})
+        outgoing = self._client.build_request(
+            "POST",
+            f"{self._base_url}{path}",
+            content=body if len(body) <= _PIECE else _Pieces(body),
+            headers=self._headers(headers) | {"content-type": "application/json", "content-length": str(len(body))},
+        )
+        try:
+            response = await self._client.send(outgoing, stream=True)
+        except httpx.HTTPError as error:
+            raise _unreachable(error) from None
+        try:
+            if response.status_code >= 400:
+                raise self._refusal(response.status_code, response.headers, await _error_body(response))
+            yield Answer(response.headers.get("content-type", ""), _stream(response))
+        except httpx.HTTPError:
+            raise UpstreamBroken(
+                "the connection to the model's server broke in the middle of its answer", code="upstream_reset"
+            ) from None
+        finally:
+            await response.aclose()
+
+    def _headers(self, extra: Mapping[str, str]) -> dict[str, str]:
+        headers = {"accept-encoding": "identity", **extra}
+        if self._api_key:
+            headers["authorization"] = f"Bearer {self._api_key}"
+        return headers
+
+    def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
+        words = self._redacted(_words(body)) or f"the model's server answered with status {status} and no words"
+        retry_after = headers.get("retry-after", "")
+        wait = float(retry_after) if re.fullmatch(r"\d{1,6}(\.\d+)?", retry_after) else None
+        if status >= 500:
+            return UpstreamBroken(words, retry_after=wait)
+        return UpstreamRefused(words, status=status, code=_code(body), retry_after=wait)
+
+    def _redacted(self, text: str) -> str:
+        if self._api_key:
+            text = text.replace(self._api_key, "[key]")
+        return _LONG_BASE64.sub("[data]", text)
+
+
+class _Pieces(httpx.AsyncByteStream):
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._body), _PIECE):
+            yield self._body[start : start + _PIECE]
+
+
+def _stream(response: httpx.Response) -> httpx.AsyncByteStream:
+    """The stream itself rather than `aiter_raw()`, which is two more generators around each chunk."""
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)
+    return stream
+
+
+async def _error_body(response: httpx.Response) -> bytes:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_ERROR_BODY_SECONDS):
+            async for chunk in _stream(response):
+                body += chunk
+                if len(body) >= _MOST_ERROR_BYTES:
+                    break
+    except (TimeoutError, httpx.HTTPError):
+        pass  # its status is known; the words are a courtesy
+    return bytes(body[:_MOST_ERROR_BYTES])
+
+
+def _unreachable(error: httpx.HTTPError) -> UpstreamBroken:
+    # The transport reports a connection closed before any answer as a connect time-out, too.
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return UpstreamBroken(
+            "the model's server cannot be reached or closed the connection", code="upstream_unreachable"
+        )
+    return UpstreamBroken("the connection to the model's server broke before it answered", code="upstream_reset")
+
+
+def _words(body: bytes) -> str:
+    """A server's own words: `{"error": {"message"}}`, `{"error": "…"}`, `{"detail": …}`, `{"message"}`, plain text."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        text = body.decode("utf-8", "replace").strip()
+        return "" if text.startswith("<") else text[:2000]
+    for key in ("error", "message", "detail"):
+        if isinstance(value, dict) and value.get(key):
+            value = value[key]
+    if isinstance(value, str):
+        return value[:8000]
+    return orjson.dumps(value).decode()[:2000] if value else ""
+
+
+def _code(body: bytes) -> str | None:
+    try:
+        error = orjson.loads(body)["error"]
+        code = error.get("code") or error.get("type")
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return None
+    return str(code) if isinstance(code, str | int) else None

@@ -1,0 +1,268 @@
+"""Raw bytes of several turns in, the client's raw bytes out, without sockets or clocks.
+
+`splice` is what the service does with an exchange, minus the waiting: bytes → reader → exchange → writer → bytes, with
+tool results from a script.  `read_stream` reads what a client gets, and refuses everything that the canonical stream
+must not hold: that is the one place where its rules stand as code of the tests.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Final
+
+import orjson
+
+from router.protocol.dialect import Reader, Writer
+from router.protocol.events import (
+    CallTools,
+    Complete,
+    DeferTools,
+    Event,
+    Fail,
+    OpenUpstream,
+    SendPart,
+    ToolsCompleted,
+    UpstreamEnded,
+)
+from router.protocol.exchange import Exchange
+from router.protocol.openai_chat import (
+    ChunkReader,
+    ChunkWriter,
+    CompletionReader,
+    CompletionWriter,
+    Envelope,
+    OpenAIChat,
+)
+from router.protocol.profiles import PROFILES
+from tests.playbook import REQUEST, owning
+from tools.call import ToolCall, ToolResult, VisionUsage
+
+Cut = Callable[[bytes], Iterable[bytes]]
+
+FALLBACK: Final = Envelope(id="chatcmpl-ours", created=1700000000, model="brain")
+
+
+def whole(data: bytes) -> Iterable[bytes]:
+    return (data,)
+
+
+def byte_by_byte(data: bytes) -> Iterable[bytes]:
+    return (data[i : i + 1] for i in range(len(data)))
+
+
+def at(*places: int) -> Cut:
+    """Cut before these bytes; places outside the data count from its beginning again."""
+
+    def cut(data: bytes) -> Iterable[bytes]:
+        inside = sorted({place % (len(data) + 1) for place in places})
+        return (data[start:end] for start, end in zip([0, *inside], [*inside, len(data)], strict=True))
+
+    return cut
+
+
+def somewhere(seed: int, pieces: int = 12) -> Cut:
+    def cut(data: bytes) -> Iterable[bytes]:
+        places = random.Random(f"{seed} {len(data)}")
+        return at(*(places.randrange(len(data) + 1) for _ in range(pieces)))(data)
+
+    return cut
+
+
+@dataclass(slots=True)
+class Spliced:
+    client: bytes = b""
+    """All that the client got."""
+    requests: list[Mapping[str, Any]] = field(default_factory=list)
+    """What the brain was asked, turn by turn."""
+    calls: list[tuple[ToolCall, ...]] = field(default_factory=list)
+    """What our tools were asked, turn by turn."""
+    deferred: DeferTools | None = None
+    outcome: Complete | Fail | None = None
+
+
+def minting() -> Callable[[], str]:
+    numbers = count(1)
+    return lambda: f"call_{next(numbers):04}"
+
+
+def looked(call: ToolCall) -> ToolResult:
+    return ToolResult(call.id, f"seen by {call.id}", VisionUsage(1, 100, 10))
+
+
+def splice(
+    turns: Sequence[bytes],
+    *,
+    cut: Cut = whole,
+    owns: Callable[[str], bool] | None = None,
+    run: Callable[[ToolCall], ToolResult] = looked,
+    max_turns: int = 8,
+    request: Mapping[str, Any] = REQUEST,
+    engine: str = "vllm",
+    include_usage: bool = False,
+    stream: bool = True,
+) -> Spliced:
+    """Raises AssertionError where the exchange does not end with the last of `turns`."""
+    exchange = Exchange(
+        dialect=OpenAIChat(PROFILES[engine]), request=request, owns=owns or owning("analyzeImage"), max_turns=max_turns
+    )
+    mint = minting()
+    raw: dict[str, Any] = {}
+    writer: Writer = (
+        ChunkWriter(fallback=FALLBACK, include_usage=include_usage)
+        if stream
+        else CompletionWriter(fallback=FALLBACK, last_raw=lambda: raw)
+    )
+    done = Spliced()
+    waiting = iter(turns)
+    answers: list[bytes] = []
+
+    def tell(event: Event | None) -> bool:
+        """Whether the current turn still goes on."""
+        goes_on = True
+        for action in exchange.start() if event is None else exchange.handle(event):
+            assert goes_on, f"{action!r} after an action that waits or ends"
+            match action:
+                case SendPart(part):
+                    answers.append(writer.write(part))
+                case OpenUpstream(asked):
+                    done.requests.append(asked)
+                    goes_on = False
+                case CallTools(calls):
+                    done.calls.append(calls)
+                    goes_on = False
+                case DeferTools():
+                    done.deferred = action
+                case Complete(reason, usage):
+                    done.outcome, goes_on = action, False
+                    answers.append(writer.complete(reason, usage))
+                case Fail(error):
+                    done.outcome, goes_on = action, False
+                    answers.append(writer.fail(error))
+        return goes_on
+
+    tell(None)
+    while done.outcome is None:
+        body = next(waiting, None)
+        assert body is not None, f"the exchange wants one more turn than the script has: {exchange!r}"
+        reader: Reader = ChunkReader(mint) if stream else CompletionReader(mint)
+        events = _events(reader, cut(body))
+        while tell(next(events)):
+            pass
+        if isinstance(reader, CompletionReader):
+            raw = reader.raw
+        if done.outcome is None:
+            tell(ToolsCompleted(tuple(map(run, done.calls[-1]))))
+    assert next(waiting, None) is None, f"the exchange ended before the script did: {done.outcome!r}"
+    done.client = b"".join(answers)
+    return done
+
+
+def _events(reader: Reader, pieces: Iterable[bytes]) -> Iterable[Event]:
+    for piece in pieces:
+        yield from reader.feed(piece)
+    yield from reader.close()
+    yield UpstreamEnded(reader.clean)
+
+
+# What the client reads
+
+
+@dataclass(slots=True)
+class Call:
+    id: str
+    name: str
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class Answer:
+    id: str = ""
+    created: int = 0
+    model: str = ""
+    text: str = ""
+    reasoning: str = ""
+    calls: list[Call] = field(default_factory=list)
+    finish: str | None = None
+    usage: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    order: list[str] = field(default_factory=list)
+    """Kinds of what came, runs of one kind told once: "reasoning", "text", "call 0", …"""
+    others: list[dict[str, Any]] = field(default_factory=list)
+    """Chunks of other choices."""
+
+
+def read_stream(stream: bytes, *, include_usage: bool = False) -> Answer:
+    """Reads a whole answer.  Raises AssertionError where it is not canonical (interface.md §4)."""
+    events = stream.split(b"\n\n")
+    assert events.pop() == b"", "the stream ends in the middle of an event"
+    events = [event for event in events if not event.startswith(b":")]
+    assert all(event.startswith(b"data: ") and b"\n" not in event for event in events), events
+    assert events.count(b"data: [DONE]") == 1, "one [DONE]"
+    assert events.pop() == b"data: [DONE]", "[DONE] is last"
+    chunks = [orjson.loads(event.removeprefix(b"data: ")) for event in events]
+    answer = Answer()
+    if chunks and "error" in chunks[-1]:
+        answer.error = chunks.pop()["error"]
+        assert isinstance(answer.error, dict)
+        assert answer.error.keys() == {"message", "type", "param", "code"}, answer.error
+        assert answer.error["message"]
+        assert answer.error["type"]
+        if not chunks:
+            return answer
+    elif include_usage and chunks and chunks[-1]["choices"] == []:
+        answer.usage = chunks.pop()["usage"]
+    first = chunks[0]
+    answer.id, answer.created, answer.model = first["id"], first["created"], first["model"]
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}, "the role stands in the first chunk"
+    for number, chunk in enumerate(chunks):
+        assert (chunk["id"], chunk["created"], chunk["model"]) == (answer.id, answer.created, answer.model)
+        assert chunk["object"] == "chat.completion.chunk"
+        (choice,) = chunk["choices"]
+        if choice["index"] != 0:
+            answer.others.append(choice)
+            continue
+        assert answer.finish is None, "nothing follows the finish reason"
+        delta = choice["delta"]
+        assert "role" not in delta or number == 0, "one role"
+        answer.finish = choice["finish_reason"]
+        if answer.finish is not None:
+            assert delta == {"content": ""}, "the finish chunk says no more"
+            assert "usage" not in chunk or not include_usage, "usage comes in a chunk of its own when asked for"
+            answer.usage = chunk.get("usage", answer.usage)
+        else:
+            assert "usage" not in chunk, "no usage before the finish"
+            _say(answer, delta)
+    assert (answer.finish is None) == (answer.error is not None), "a good answer has a finish reason, a bad one none"
+    return answer
+
+
+def _say(answer: Answer, delta: Mapping[str, Any]) -> None:
+    assert sum(key in delta for key in ("content", "reasoning_content", "tool_calls")) <= 1, "one thing in a chunk"
+    kind = ""
+    if text := delta.get("content"):
+        kind = "text"
+        answer.text += text
+    elif reasoning := delta.get("reasoning_content"):
+        kind = "reasoning"
+        answer.reasoning += reasoning
+    elif calls := delta.get("tool_calls"):
+        (call,) = calls
+        if "id" in call:
+            assert call["index"] == len(answer.calls), "calls are counted from 0 in order of appearance"
+            assert call.keys() == {"index", "id", "type", "function"}
+            assert call["type"] == "function"
+            assert call["id"] not in [other.id for other in answer.calls], "ids are unique"
+            assert call["function"] == {"name": call["function"]["name"], "arguments": ""}
+            answer.calls.append(Call(call["id"], call["function"]["name"]))
+        else:
+            assert call["index"] == len(answer.calls) - 1, "one call after the other"
+            assert call.keys() == {"index", "function"}
+            assert call["function"].keys() == {"arguments"}
+            answer.calls[-1].arguments += call["function"]["arguments"]
+        kind = f"call {call['index']}"
+    if kind and answer.order[-1:] != [kind]:
+        assert kind.startswith("call") or not answer.calls, "no words after the first call"
+        answer.order.append(kind)

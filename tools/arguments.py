@@ -1,0 +1,89 @@
+"""The arguments of our own tools, made whole where a server or a model broke them.
+
+The ladder, from the strict to the hopeful; each rung is there because a real server or model needed it:
+
+1.  One JSON object, as it should be.
+2.  The first complete JSON value, whatever follows: some parsers repeat the arguments or add a brace.
+3.  JSON encoded twice: a string that holds the object.
+4.  XML parameters, when a parser let the model's own syntax through: `<parameter=image>1</parameter>`.
+5.  What `json_repair` makes of it: lost opening braces, cut ends, raw line ends, single quotes.
+6.  `image=1`, when even the keys are mangled.
+
+A client's own calls are never touched.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import json_repair
+
+_XML_PARAMETER = re.compile(r"<parameter=([\w-]+)>\s*(.*?)\s*(?:</parameter>|(?=<parameter=)|$)", re.DOTALL)
+_PAIR = re.compile(r"\b(\w+)\s*[=:]\s*\"?([^\"\n,}]+)")
+_LONGEST = 64 * 1024
+"""A model that writes more than this into a look is in a loop; no task needs it."""
+
+
+def parse_arguments(text: str) -> dict[str, Any]:
+    """The arguments as an object; empty where nothing can be made of them."""
+    text = text.strip()[:_LONGEST]
+    for rung in (_first_value, _xml, _repaired, _pairs):
+        arguments = rung(text)
+        if arguments:
+            return arguments
+    return {}
+
+
+def _first_value(text: str) -> dict[str, Any]:
+    try:
+        value, _ = json.JSONDecoder(strict=False).raw_decode(text)
+        if isinstance(value, str):
+            value, _ = json.JSONDecoder(strict=False).raw_decode(value.strip())
+    except (ValueError, RecursionError):
+        return {}
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _xml(text: str) -> dict[str, Any]:
+    return dict(_XML_PARAMETER.findall(text)) if "<parameter=" in text else {}
+
+
+def _repaired(text: str) -> dict[str, Any]:
+    if not text or ('"' not in text and "'" not in text):
+        return {}
+    candidate = text if text.startswith(("{", "[", '"{')) else "{" + text
+    try:
+        value = json_repair.loads(candidate)
+    except (ValueError, RecursionError):
+        return {}
+    if isinstance(value, list):
+        value = next((item for item in value if isinstance(item, dict)), None)
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _pairs(text: str) -> dict[str, Any]:
+    return {key: value.strip() for key, value in _PAIR.findall(text)}
+
+
+def as_text(value: object) -> str:
+    """A parameter as the string it should be: numbers, lists and objects come instead of strings when a parser
+    converts by schema."""
+    match value:
+        case None:
+            return ""
+        case str():
+            return value.strip()
+        case bool() | int() | float():
+            return str(value)
+        case list():
+            return ", ".join(as_text(item) for item in value)
+        case _:
+            return json.dumps(value, ensure_ascii=False)
+
+
+def image_numbers(text: str) -> list[int]:
+    """`3`, `#3`, `[Image #3]`, `Image 3`, or several: each number once, in order of appearance."""
+    return list(dict.fromkeys(int(number) for number in re.findall(r"\d{1,6}", text)))

@@ -1,0 +1,51 @@
+"""The tools offered in one exchange: definitions out, calls in, failures into words."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Sequence
+
+from tools.call import ToolCall, ToolResult
+from tools.definition import Tool, ToolDefinition
+
+log = logging.getLogger("chiasm.tools")
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """`name`, or where the client has a tool of that name, one of ours that is still free: the client's wins."""
+    if name not in taken:
+        return name
+    count = 1
+    while (ours := f"chiasm_{name}" + (f"_{count}" if count > 1 else "")) in taken:
+        count += 1
+    return ours
+
+
+class Toolbox:
+    """Knows its tools by the names under which they are offered, and by nothing else: a call of any other name is the
+    client's."""
+
+    def __init__(self, tools: Sequence[Tool]) -> None:
+        self._tools = {tool.definition.name: tool for tool in tools}
+
+    @property
+    def definitions(self) -> tuple[ToolDefinition, ...]:
+        return tuple(tool.definition for tool in self._tools.values())
+
+    def owns(self, name: str) -> bool:
+        return name in self._tools
+
+    async def call_all(self, calls: Sequence[ToolCall]) -> tuple[ToolResult, ...]:
+        """Run them side by side; results in the calls' order.  Cancelling cancels all of them."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._call(call)) for call in calls]
+        return tuple(task.result() for task in tasks)
+
+    async def _call(self, call: ToolCall) -> ToolResult:
+        try:
+            return await self._tools[call.name].call(call)
+        except Exception:
+            # A fault of ours must not cost the client its answer; the brain is told, the log has the rest.
+            log.exception("the tool %s failed", call.name)
+            return ToolResult(call.id, f"{call.name} failed: an internal error of the image tool.", failed=True)

@@ -1,0 +1,58 @@
+"""Which eyes a configuration means."""
+
+from __future__ import annotations
+
+from typing import Literal, assert_never
+
+import httpx
+
+from cache.image import DEFAULT_LIMITS, ImageLimits
+from tools.vision.backend import VisionBackend
+from tools.vision.ocr import OcrEyes
+from tools.vision.openai import OpenAIEyes
+from tools.vision.qwen import QwenEyes
+
+EyesKind = Literal["qwen", "openai", "ocr"]
+
+
+def open_eyes(
+    kind: EyesKind,
+    *,
+    name: str,
+    client: httpx.AsyncClient | None = None,
+    base_url: str = "",
+    model: str | None = None,
+    api_key: str = "",
+    thinking: bool = False,
+    max_tokens: int = 2048,
+    max_concurrency: int = 8,
+    timeout_seconds: float = 120.0,
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> VisionBackend:
+    """Make the eyes of `kind`; arguments as in a `[[vision]]` table.  Opens no connection and loads no model.
+
+    `qwen` and `openai` need `client` and `base_url` (else `ValueError`); the client stays its maker's to close.  `ocr`
+    needs neither, and always reads one picture at a time.
+    """
+    match kind:
+        case "ocr":
+            # A second recognition would only share the same cores, at another half gigabyte.
+            return OcrEyes(name=name, timeout_seconds=timeout_seconds, limits=limits)
+        case "qwen" | "openai":
+            if client is None or not base_url:
+                raise ValueError(f"eyes {name!r} of kind {kind!r} need a client and a base_url ending in /v1")
+            eyes = QwenEyes if kind == "qwen" else OpenAIEyes
+            return eyes(
+                client,
+                base_url,
+                name=name,
+                model=model,
+                api_key=api_key,
+                thinking=thinking,
+                max_tokens=max_tokens,
+                max_concurrency=max_concurrency,
+                timeout_seconds=timeout_seconds,
+                limits=limits,
+            )
+        case _:
+            assert_never(kind)
