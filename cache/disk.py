@@ -172,11 +172,15 @@ class DiskStore:
         if self._closed:
             return
         self._closed = True
-        loop = asyncio.get_running_loop()
-        # Shutting a pool down waits for its work, so that too happens on a thread of ours.
-        await loop.run_in_executor(self._record_thread, self._blob_threads.shutdown)
-        await loop.run_in_executor(self._record_thread, self._records.close)
+        # Shutting a pool down waits for its work, so it happens on a thread of ours, and to its end even if
+        # whoever waits for it here is cancelled.
+        done = self._record_thread.submit(self._let_go)
         self._record_thread.shutdown(wait=False)
+        await asyncio.shield(asyncio.wrap_future(done))
+
+    def _let_go(self) -> None:
+        self._blob_threads.shutdown()
+        self._records.close()
 
     def _place(self, key: str) -> tuple[Executor, _Medium]:
         if key.partition("/")[0] == "blob":
@@ -205,8 +209,9 @@ class DiskStore:
         return await asyncio.get_running_loop().run_in_executor(threads, work)
 
     def _sweep_soon(self) -> None:
-        self._record_thread.submit(self._quietly, self._records.sweep)
-        self._blob_threads.submit(self._quietly, self._blobs.sweep)
+        with suppress(RuntimeError):  # the store is closing, and the next one begins with a sweep
+            self._record_thread.submit(self._quietly, self._records.sweep)
+            self._blob_threads.submit(self._quietly, self._blobs.sweep)
 
     def _quietly(self, sweep: Callable[[], object]) -> None:
         try:
@@ -544,7 +549,7 @@ class _BlobFiles:
             os.close(descriptor)
 
     def _new_file(self) -> tuple[int, Path]:
-        while True:
+        for _ in range(10):  # more than the races below can lose
             path = self._incoming / secrets.token_hex(16)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             try:
@@ -557,6 +562,7 @@ class _BlobFiles:
                 if os.fstat(descriptor).st_nlink:
                     return descriptor, path
             os.close(descriptor)  # a sweep took it for dead in the moment before it was locked
+        raise StoreError(f"the store's folder {str(self._incoming)!r} is deleted again and again; find out by whom")
 
     @contextmanager
     def _alone(self, path: Path) -> Iterator[None]:
@@ -570,7 +576,7 @@ class _BlobFiles:
     def _make_folders(self, leaf: Path) -> None:
         _own_folder(self._root)  # again, because somebody may have deleted everything since
         for folder in (self._folder, *(self._folder / part for part in _chain(leaf.relative_to(self._folder)))):
-            folder.mkdir(mode=0o700, exist_ok=True)
+            _own_folder(folder)
 
     def _known(self, path: Path, key: str) -> bool:
         """Is there a blob of the right shape?  If so it counts as used."""
@@ -661,6 +667,9 @@ _IDLE = "idle"
 
 _RENEW = 0.9
 """A read renews the retention time once a tenth of it has passed: one write in 17 hours at the default week."""
+
+_PATIENCE = 60.0
+"""Seconds without such renewals after one failed, so that reading does not wait for a lock again and again."""
 
 _SETTINGS = {
     "eviction_policy": "least-recently-stored",  # the one whose `get` writes nothing, so reading takes no lock
@@ -773,10 +782,9 @@ class _Records:
         with self._opened() as cache:
             sealed, expires, tag = cache.get(key, expire_time=True, tag=True)
             value = _unsealed(key, sealed)
-            if value is not None and tag == _IDLE and expires - time.time() < _RENEW * self._retention:
-                with suppress(diskcache.Timeout), cache.transact():
-                    if cache.get(key, tag=True) == (sealed, _IDLE):
-                        cache.touch(key, expire=self._retention)
+            if value is not None and tag == _IDLE and type(expires) is float:
+                if expires - time.time() < _RENEW * self._retention:
+                    self._renew(cache, key, sealed)
             return value
 
     def put(self, key: str, value: bytes, ttl: float | None) -> None:
@@ -826,6 +834,16 @@ class _Records:
         if cache is not None:
             with suppress(sqlite3.Error):
                 cache.close()
+
+    def _renew(self, cache: _RecordCache, key: str, sealed: bytes) -> None:
+        if time.monotonic() < self.gave_up + _PATIENCE:
+            return
+        try:
+            with cache.transact():
+                if cache.get(key, tag=True) == (sealed, _IDLE):
+                    cache.touch(key, expire=self._retention)
+        except (diskcache.Timeout, sqlite3.OperationalError):
+            self.gave_up = time.monotonic()  # full or locked: what was read is good all the same
 
     def _set(self, cache: _RecordCache, key: str, value: bytes, ttl: float | None) -> None:
         _refuse_if_larger(len(value), self._max_bytes, self._root)

@@ -79,6 +79,15 @@ class MemoryStore:
             if key.startswith(prefix) and entry.expires > now:
                 yield key
 
+    async def sweep(self) -> int:
+        """Remove what has expired or lies idle too long, which otherwise waits for the next use; says how many."""
+        before = len(self._entries)
+        self._forget_idle()
+        now = self._clock()
+        for key in [key for key, entry in self._entries.items() if entry.expires <= now]:
+            self._drop(key)
+        return before - len(self._entries)
+
     async def close(self) -> None:
         self._closed = True
         self._entries.clear()

@@ -8,7 +8,7 @@ must not hold: that is the one place where its rules stand as code of the tests.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final
@@ -109,11 +109,11 @@ def splice(
         dialect=OpenAIChat(PROFILES[engine]), request=request, owns=owns or owning("analyzeImage"), max_turns=max_turns
     )
     mint = minting()
-    raw: dict[str, Any] = {}
+    wholes: list[CompletionReader] = []
     writer: Writer = (
         ChunkWriter(fallback=FALLBACK, include_usage=include_usage)
         if stream
-        else CompletionWriter(fallback=FALLBACK, last_raw=lambda: raw)
+        else CompletionWriter(fallback=FALLBACK, last_raw=lambda: wholes[-1].raw)
     )
     done = Spliced()
     waiting = iter(turns)
@@ -147,12 +147,12 @@ def splice(
     while done.outcome is None:
         body = next(waiting, None)
         assert body is not None, f"the exchange wants one more turn than the script has: {exchange!r}"
-        reader: Reader = ChunkReader(mint) if stream else CompletionReader(mint)
+        if not stream:
+            wholes.append(CompletionReader(mint))
+        reader: Reader = ChunkReader(mint) if stream else wholes[-1]
         events = _events(reader, cut(body))
         while tell(next(events)):
             pass
-        if isinstance(reader, CompletionReader):
-            raw = reader.raw
         if done.outcome is None:
             tell(ToolsCompleted(tuple(map(run, done.calls[-1]))))
     assert next(waiting, None) is None, f"the exchange ended before the script did: {done.outcome!r}"
@@ -160,7 +160,7 @@ def splice(
     return done
 
 
-def _events(reader: Reader, pieces: Iterable[bytes]) -> Iterable[Event]:
+def _events(reader: Reader, pieces: Iterable[bytes]) -> Iterator[Event]:
     for piece in pieces:
         yield from reader.feed(piece)
     yield from reader.close()

@@ -114,5 +114,8 @@ async def test_the_memory_store_forgets_what_lay_idle() -> None:
     assert await store.get("table/t/read") == b"x"
     now = 12
     assert [key async for key in store.keys("")] == ["table/t/read"]
+    await store.put("table/t/short", b"x", ttl=1)
+    now = 14
+    assert await store.sweep() == 1
     assert await store.get("table/t/idle") is None
     assert await store.get("table/t/read") == b"x"

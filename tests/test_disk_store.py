@@ -495,8 +495,10 @@ async def test_a_writer_killed_in_the_middle_leaves_nothing_wrong(folder: Path) 
                     assert hashlib.sha256(value[32:]).digest() == value[:32]
             await store.sweep()
             assert unfinished(folder) == []
-            await store.put("table/t/1", b"writable")
-            await store.put("blob/t/1", b"writable")
+            for kind in ("table", "blob"):
+                await store.put(f"{kind}/u/{turns}", b"writable")
+                assert await store.get(f"{kind}/u/{turns}") == b"writable"
+                assert await store.delete(f"{kind}/u/{turns}") is True
     assert left_behind > 0, "no kill hit a write, so nothing was shown"
 
 

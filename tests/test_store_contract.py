@@ -230,6 +230,17 @@ async def test_readers_beside_writers_never_see_a_part(store: Store, place: str)
     assert seen > 0
 
 
+async def test_a_sweep_takes_nothing_that_is_alive(store: Store, place: str) -> None:
+    await store.put(place + "short", b"x", ttl=0.05)
+    await store.put(place + "long", b"x", ttl=3600)
+    await store.put(place + "unlimited", b"x")
+    await asyncio.sleep(0.1)
+    await store.sweep()
+    assert await all_keys(store) == [place + "long", place + "unlimited"]
+    assert await store.get(place + "long") == b"x"
+    assert await store.get(place + "unlimited") == b"x"
+
+
 async def test_after_close_every_method_says_so_and_closing_again_is_fine(store: Store, place: str) -> None:
     await store.put(place + "1", b"x")
     await store.close()
@@ -244,6 +255,8 @@ async def test_after_close_every_method_says_so_and_closing_again_is_fine(store:
         await store.swap(place + "1", b"x", b"y")
     with pytest.raises(StoreError, match="closed"):
         await store.delete(place + "1")
+    with pytest.raises(StoreError, match="closed"):
+        await store.sweep()
     with pytest.raises(StoreError, match="closed"):
         await all_keys(store)
 

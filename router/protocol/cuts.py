@@ -50,7 +50,7 @@ class Cuts:
         if isinstance(value, list):
             return [self.restored(item) for item in value]
         if isinstance(value, dict):
-            return {key: self.restored(item) for key, item in value.items()}
+            return {self.restored(key): self.restored(item) for key, item in value.items()}
         return value
 
     def _text(self, match: re.Match[str]) -> str:

@@ -43,7 +43,8 @@ def _message(message: Any, profile: Profile) -> Any:
     if fitted.get("role") == "developer" and not profile.developer_role:
         fitted = {**fitted, "role": "system"}
     if fitted.get("role") in ("system", "developer"):
-        fitted = {**fitted, "content": _without_billing(fitted.get("content"))}
+        content = _without_billing(fitted.get("content"))
+        fitted = fitted if content == fitted.get("content") else {**fitted, "content": content}
     return fitted
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -52,14 +52,22 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    command: Sequence[str], *, ready_url: str, log: Path, start_seconds: float = START_SECONDS
+    command: Sequence[str],
+    *,
+    ready_url: str,
+    log: Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    start_seconds: float = START_SECONDS,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `command` while the block runs, which begins when `ready_url` answers 200.
 
     Output goes to `log`.  Raises `DidNotStart`.  The process is gone when the block is left, however it is left.
     """
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=cwd, env=env
+        )
     try:
         _wait_until_ready(process, ready_url, log, start_seconds)
         yield process

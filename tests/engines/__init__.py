@@ -1,0 +1,1 @@
+"""Chiasm between real engines: not part of `make test`, which needs nothing built; run by `make test-engines`."""

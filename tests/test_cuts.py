@@ -1,0 +1,135 @@
+"""Cutting pictures out of the bytes gives the same request as parsing it whole."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.protocol.cuts import LEAST_CUT, cut
+
+WORD = "chiasm0123456789abcdefx"
+LARGE = base64.b64encode(bytes(range(256)) * 64).decode()
+PNG = "iVBORw0KGgo" + LARGE
+JPEG = "/9j/" + LARGE
+
+
+def cut_json(value: Any, **style: Any) -> tuple[Any, int]:
+    """The parsed skeleton with payloads put back, and how many there were."""
+    body = bytearray(json.dumps(value, **style).encode())
+    skeleton, cuts = cut(body, WORD)
+    return cuts.restored(orjson.loads(skeleton)), len(cuts.spans)
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_data_urls_are_cut_and_come_back(separators: tuple[str, str]) -> None:
+    value = {
+        "messages": [
+            {"image_url": {"url": f"data:image/png;base64,{LARGE}"}},
+            {"url": f"data:image/jpeg;base64,{JPEG}"},
+        ]
+    }
+    restored, count = cut_json(value, separators=separators)
+    assert restored == value
+    assert count == 2
+
+
+def test_the_skeleton_is_small() -> None:
+    body = bytearray(json.dumps({"url": f"data:image/png;base64,{LARGE}"}).encode())
+    skeleton, cuts = cut(body, WORD)
+    assert len(skeleton) < 100
+    assert bytes(cuts.payload(f"{WORD}0") or b"") == LARGE.encode()
+
+
+def test_a_picture_in_a_json_string_in_a_json_string_is_cut() -> None:
+    inner = json.dumps([{"type": "image", "source": {"data": PNG}}, {"url": f"data:image/png;base64,{LARGE}"}])
+    restored, count = cut_json({"messages": [{"role": "tool", "content": inner}]})
+    assert restored == {"messages": [{"role": "tool", "content": inner}]}
+    assert count == 2
+
+
+def test_bare_base64_is_cut_where_a_string_begins_with_it() -> None:
+    restored, count = cut_json({"a": PNG, "b": JPEG, "c": "text " + PNG})
+    assert restored == {"a": PNG, "b": JPEG, "c": "text " + PNG}
+    assert count == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"data:image/png;base64,{LARGE[:100]}",
+        f"data:image/png;base64,{LARGE[:5000]}\\/{LARGE[:5000]}",
+        f"data:image/png;base64,{LARGE} and words behind it",
+        f"data:application/pdf;base64,{LARGE}",
+        "data:image/png;base64,",
+    ],
+)
+def test_what_is_not_plainly_a_payload_is_left_to_the_parser(text: str) -> None:
+    restored, count = cut_json({"a": text})
+    assert restored == {"a": text}
+    assert count == 0
+
+
+def test_an_unfinished_body_is_left_to_the_parser() -> None:
+    body = bytearray(f'{{"a": "data:image/png;base64,{LARGE}'.encode())
+    skeleton, cuts = cut(body, WORD)
+    assert skeleton is body
+    assert not cuts.spans
+
+
+def test_a_token_that_the_client_wrote_itself_means_nothing() -> None:
+    _, cuts = cut(bytearray(json.dumps({"url": f"data:image/png;base64,{LARGE}"}).encode()), WORD)
+    assert cuts.payload("chiasmffffx0") is None
+    assert cuts.payload(f"{WORD}1") is None
+    assert cuts.payload(f"{WORD}-1") is None
+    assert cuts.payload(f"{WORD}0") is not None
+
+
+PIECES = {
+    "a data URL": f"data:image/png;base64,{LARGE}",
+    "one with a parameter": f"data:image/webp;charset=utf-8;base64,{LARGE}",
+    "PNG": PNG,
+    "JPEG": JPEG,
+    "words": "plain words",
+    "escapes": 'quotes " and \\ slashes',
+    "JSON": json.dumps({"data": PNG}),
+    "JSON in JSON": json.dumps(json.dumps([PNG, LARGE])),
+    "long": "x" * LEAST_CUT,
+    "scheme": "data:image/",
+    "mark": ";base64,",
+    "unicode": "\u2028 ünïcode 🖼",
+}
+texts = st.lists(st.sampled_from(sorted(PIECES)), max_size=3)
+shapes = st.recursive(
+    texts.map(tuple) | st.integers() | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts.map(tuple), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def grown(shape: Any) -> Any:
+    """Names of pieces to the pieces: drawn by name, so that a failing example can be read."""
+    match shape:
+        case tuple():
+            return " ".join(PIECES[name] for name in shape)
+        case list():
+            return [grown(item) for item in shape]
+        case dict():
+            return {grown(key): grown(item) for key, item in shape.items()}
+        case _:
+            return shape
+
+
+@given(shape=shapes, ascii_only=st.booleans())
+def test_cut_and_restored_is_the_request_itself(shape: Any, ascii_only: bool) -> None:
+    value = grown(shape)
+    body = bytearray(json.dumps(value, ensure_ascii=ascii_only).encode())
+    before = bytes(body)
+    skeleton, cuts = cut(body, WORD)
+    assert cuts.restored(orjson.loads(skeleton)) == value
+    assert bytes(body) == before

@@ -1,0 +1,190 @@
+"""Images are found wherever clients hide them, and nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from router.protocol.image_parts import Base64Image, FoundImage, RemoteImage, images_outside, replace_images
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+URL = f"data:image/png;base64,{PNG}"
+
+
+def numbered(messages: list[Any], token: str = "") -> tuple[list[Any], list[FoundImage]]:
+    """The messages with <0>, <1>, … in the images' places, and the images."""
+    found: list[FoundImage] = []
+
+    def say(image: FoundImage) -> str:
+        found.append(image)
+        return f"<{len(found) - 1}>"
+
+    return replace_images(messages, say, token), found
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": URL, "detail": "high"}},
+        {"type": "image_url", "image_url": {"url": URL}, "media_type": "image/png"},
+        {"type": "image_url", "image_url": URL},
+        {"type": "input_image", "image_url": URL},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}},
+        {"type": "image", "data": PNG, "mimeType": "image/png"},
+        {"type": "media", "data": PNG, "mediaType": "image/png"},
+        {"type": "image-data", "data": PNG, "mediaType": "image/png"},
+        {"type": "file-data", "data": PNG, "mediaType": "image/png"},
+        {"type": "file", "mediaType": "image/png", "url": URL},
+        {"type": "file", "file": {"file_data": URL, "filename": "a.png"}},
+        {"type": "image", "image": URL},
+        {"type": "image", "image": PNG},
+    ],
+)
+def test_an_image_part_of_any_shape_becomes_a_text_part_in_its_place(part: dict[str, Any]) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "a"}, part, {"type": "text", "text": "b"}]}]
+    replaced, found = numbered(messages)
+    texts = [item["text"] for item in replaced[0]["content"]]
+    assert texts == ["a", "<0>", "b"]
+    assert isinstance(found[0].source, Base64Image)
+    assert (found[0].source.payload, found[0].source.media_type) in {(PNG, "image/png"), (PNG, "")}
+    assert found[0].origin == "user"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "text", "text": "hello"},
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBERi0xLjQ="}},
+        {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+        {"type": "file", "mediaType": "application/pdf", "data": "JVBERi0xLjQ="},
+        {"type": "video_url", "video_url": {"url": "https://example.org/a.mp4"}},
+        {"type": "tool_reference", "name": "image"},
+    ],
+)
+def test_what_is_no_image_stays_the_same_object(part: dict[str, Any]) -> None:
+    messages = [{"role": "user", "content": [part]}]
+    replaced, found = numbered(messages)
+    assert not found
+    assert replaced[0] is messages[0]
+
+
+def test_an_image_address_is_found_as_such() -> None:
+    part = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+    _, found = numbered([{"role": "user", "content": [part]}])
+    assert found[0].source == RemoteImage("https://example.org/a.png")
+    assert found[0].origin == "url"
+
+
+def test_claude_code_routers_tool_message_holds_its_image_in_a_json_string() -> None:
+    blocks = [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}]
+    messages = [{"role": "tool", "tool_call_id": "t1", "content": json.dumps(blocks, separators=(",", ":"))}]
+    replaced, found = numbered(messages)
+    assert replaced == [{"role": "tool", "tool_call_id": "t1", "content": "<0>"}]
+    assert found[0].origin == "tool"
+
+
+def test_several_blocks_in_a_json_string_keep_their_order_as_text() -> None:
+    blocks = [
+        {"type": "text", "text": "before"},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}},
+        {"type": "text", "text": "between"},
+        {"type": "image", "data": PNG, "mimeType": "image/png"},
+    ]
+    replaced, _ = numbered([{"role": "tool", "tool_call_id": "t1", "content": json.dumps(blocks)}])
+    assert replaced[0]["content"] == "before\n<0>\nbetween\n<1>"
+
+
+def test_a_json_object_around_the_image_stays_json() -> None:
+    output = {"ok": True, "content": [{"type": "image", "data": PNG, "mimeType": "image/png"}], "url": "http://x"}
+    replaced, _ = numbered([{"role": "tool", "tool_call_id": "t1", "content": json.dumps(output)}])
+    assert json.loads(replaced[0]["content"]) == {
+        "ok": True,
+        "content": [{"type": "text", "text": "<0>"}],
+        "url": "http://x",
+    }
+
+
+def test_parts_of_a_tool_message_become_one_string() -> None:
+    parts = [{"type": "text", "text": "shot"}, {"type": "image_url", "image_url": {"url": URL}}]
+    replaced, _ = numbered([{"role": "tool", "tool_call_id": "t1", "content": parts}])
+    assert replaced[0]["content"] == "shot\n<0>"
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "system", "tool"])
+def test_a_data_url_in_the_middle_of_a_text_is_replaced_inline(role: str) -> None:
+    replaced, found = numbered([{"role": role, "content": f"see ![a]({URL}) and {URL}, both"}])
+    assert replaced[0]["content"] == "see ![a](<0>) and <1>, both"
+    assert all(image.inline for image in found)
+
+
+def test_base64_that_a_tool_printed_is_replaced_inline() -> None:
+    picture = PNG[:80] + "A" * 600
+    replaced, found = numbered([{"role": "tool", "tool_call_id": "t", "content": f"screenshot: {picture}\ndone"}])
+    assert replaced[0]["content"] == "screenshot: <0>\ndone"
+    assert found[0].source == Base64Image(picture, "")
+
+
+def test_a_picture_in_the_arguments_of_a_call_is_replaced_and_they_stay_json() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": json.dumps({"image": URL, "n": 1})}}
+    replaced, _ = numbered([{"role": "assistant", "content": None, "tool_calls": [call]}])
+    arguments = replaced[0]["tool_calls"][0]["function"]["arguments"]
+    assert json.loads(arguments) == {"image": "<0>", "n": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'src = "data:image/png;base64," + encoded',
+        "the prefix data:image/png;base64, is followed by the payload",
+        "data:image/svg+xml;utf8,<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "/9j/ is how a JPEG begins in base64",
+        '[{"type": "text", "text": "an \\"image\\" is worth a thousand words"}]',
+        '{"image": "not one", "note": "broken json',
+    ],
+)
+def test_text_about_pictures_is_left_alone(text: str) -> None:
+    messages = [{"role": "tool", "tool_call_id": "t", "content": text}]
+    replaced, found = numbered(messages)
+    assert not found
+    assert replaced[0] is messages[0]
+
+
+def test_tokens_of_cut_payloads_are_images_wherever_they_stand() -> None:
+    messages = [
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,WORDx0"}}]},
+        {"role": "tool", "tool_call_id": "t", "content": "WORDx1"},
+    ]
+    replaced, found = numbered(messages, "WORDx")
+    assert replaced[0]["content"] == [{"type": "text", "text": "<0>"}]
+    assert replaced[1]["content"] == "<1>"
+    assert [image.source for image in found] == [Base64Image("WORDx0", "image/png"), Base64Image("WORDx1", "")]
+
+
+def test_asking_again_for_the_same_history_asks_in_the_same_order() -> None:
+    messages = [
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": URL}}, {"type": "text", "text": URL}]},
+        {"role": "tool", "tool_call_id": "t", "content": json.dumps([{"type": "image", "data": PNG}])},
+    ]
+    assert numbered(messages) == numbered(messages)
+
+
+def test_picture_data_outside_the_messages_is_named() -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    assert images_outside({"messages": messages, "model": "m", "metadata": {"a": "b"}}) is None
+    assert images_outside({"messages": messages, "metadata": {"picture": URL}}) == "metadata"
+    assert images_outside({"messages": messages, "extra": ["WORDx3"]}, "WORDx") == "extra"
+
+
+@pytest.mark.parametrize("junk", [None, 3, "text", ["list"], {"role": "user", "content": 7}])
+def test_a_message_of_the_wrong_type_passes_through(junk: Any) -> None:
+    assert replace_images([junk], lambda _: "x") == [junk]
+
+
+@pytest.mark.parametrize("url", [None, 7, {"url": None}, {}, {"url": "data:image/png"}, {"url": "data:,hello"}])
+def test_an_image_part_without_a_picture_is_still_an_image(url: Any) -> None:
+    replaced, found = numbered([{"role": "user", "content": [{"type": "image_url", "image_url": url}]}])
+    assert replaced[0]["content"] == [{"type": "text", "text": "<0>"}]
+    assert isinstance(found[0].source, Base64Image)
+    assert found[0].source.payload == ""
