@@ -575,8 +575,9 @@ class _BlobFiles:
 
     def _make_folders(self, leaf: Path) -> None:
         _own_folder(self._root)  # again, because somebody may have deleted everything since
-        for folder in (self._folder, *(self._folder / part for part in _chain(leaf.relative_to(self._folder)))):
-            _own_folder(folder)
+        for folder in (*reversed(leaf.parents), leaf):
+            if folder.is_relative_to(self._folder):
+                _own_folder(folder)
 
     def _known(self, path: Path, key: str) -> bool:
         """Is there a blob of the right shape?  If so it counts as used."""
@@ -608,10 +609,6 @@ class _BlobFiles:
             yield
         except OSError as error:
             raise _failed(self._root, error) from error
-
-
-def _chain(path: Path) -> list[Path]:
-    return [*reversed(path.parents), path]
 
 
 def _open(path: Path) -> io.FileIO:
@@ -782,9 +779,9 @@ class _Records:
         with self._opened() as cache:
             sealed, expires, tag = cache.get(key, expire_time=True, tag=True)
             value = _unsealed(key, sealed)
-            if value is not None and tag == _IDLE and type(expires) is float:
-                if expires - time.time() < _RENEW * self._retention:
-                    self._renew(cache, key, sealed)
+            due = time.time() + _RENEW * self._retention
+            if value is not None and tag == _IDLE and type(expires) is float and expires < due:
+                self._renew(cache, key, sealed)
             return value
 
     def put(self, key: str, value: bytes, ttl: float | None) -> None:

@@ -710,6 +710,16 @@ async def test_what_lay_idle_for_the_retention_time_goes_and_what_was_read_stays
         assert await all_keys(store) == ["blob/t/read", "table/t/read"]
 
 
+async def test_a_record_that_cannot_be_renewed_now_is_read_all_the_same(folder: Path) -> None:
+    async with closing_store(folder, retention_seconds=3600) as store:
+        await store.put("table/t/1", b"x")
+        let_time_pass(folder, 1000)
+        with child(LOCKER, folder / "records" / "cache.db") as process:
+            assert await asyncio.to_thread(line_from, process) == "locked"
+            assert await store.get("table/t/1") == b"x"
+            assert await store.get("table/t/1") == b"x"
+
+
 async def test_reading_does_not_lengthen_a_ttl(folder: Path) -> None:
     async with closing_store(folder, retention_seconds=3600) as store:
         await store.put("table/t/1", b"x", ttl=1500)

@@ -31,9 +31,9 @@ WORDS = (
     "Error 507: not enough space on drive E:",
     "Needed 18.4 GB, free 3.1 GB.",
     "Delete old backups or choose another drive.",
+    "Last run: Monday 02:15",
     "Choose drive",
     "Try again",
-    "Last run: Monday 02:15",
 )
 """Everything that is written in it, from top to bottom and from left to right."""
 
@@ -74,11 +74,11 @@ def draw() -> Image.Image:
     pen.words(108, 382, next(words), size=22)
     pen.words(108, 428, next(words), size=22)
 
+    pen.words(72, 521, next(words), size=18, fill=_FAINT)
     pen.box(516, 498, 696, 544, fill=_BAR, radius=8)
     pen.words(606, 521, next(words), size=20, anchor="mm")
     pen.box(712, 498, 888, 544, fill=_BUTTON, radius=8)
     pen.words(800, 521, next(words), size=20, anchor="mm", fill="#ffffff")
-    pen.words(72, 521, next(words), size=18, fill=_FAINT)
     assert next(words, None) is None
     return image.reduce(_TWICE).quantize(_COLOURS, dither=Image.Dither.NONE)
 

@@ -1,7 +1,7 @@
 """The service, as a process, between a brain and eyes that are real models behind real llama-servers.
 
-The models are tiny (tests/models/README.md), so a test asks about several pictures and wants most of them right.  A code
-word is three to six characters of thirty-four: an answer that holds it has come from the pixels and no other way.
+The models are tiny (tests/models/README.md), so a test asks about several pictures and wants most of them right.  A
+code word is three to six characters of thirty-four: an answer that holds it has come from the pixels and no other way.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageFunctionToolCall
@@ -83,7 +82,7 @@ def _engine(variable: str) -> str:
 
 def _client(base_url: str) -> openai.OpenAI:
     # A proxy from the environment has no business on loopback; a retry would hide a failure.
-    http = httpx.Client(trust_env=False, timeout=60)
+    http = openai.DefaultHttpxClient(trust_env=False, timeout=60)
     return openai.OpenAI(base_url=base_url, api_key="none", max_retries=0, http_client=http)
 
 

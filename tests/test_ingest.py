@@ -1,0 +1,214 @@
+"""Images out of a request, into the cache, under a number."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from cache.blobs import Blobs
+from cache.image import ImageLimits
+from cache.memory import MemoryStore
+from cache.store import StoreError
+from cache.tables import Tables
+from router.errors import BadRequest
+from router.ingest import Ingest, Ingested
+from router.protocol.cuts import Cuts, cut
+from router.protocol.placeholders import placeholder
+
+pytestmark = pytest.mark.anyio
+
+
+def png(colour: str = "red", size: tuple[int, int] = (30, 20)) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", size, colour).save(data, "PNG")
+    return data.getvalue()
+
+
+def noise(seed: int) -> bytes:
+    """Large enough to be cut out of the body."""
+    import random
+
+    data = io.BytesIO()
+    Image.frombytes("RGB", (64, 64), random.Random(seed).randbytes(64 * 64 * 3)).save(data, "PNG")
+    return data.getvalue()
+
+
+def part(data: bytes) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(data).decode()}"}}
+
+
+def user(*content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "text", "text": c} if isinstance(c, str) else c for c in content]}
+
+
+class Room:
+    def __init__(self, store: MemoryStore | None = None) -> None:
+        self.store = store or MemoryStore(max_bytes=10**8)
+        self.blobs, self.tables = Blobs(self.store), Tables(self.store)
+        self.ingest = Ingest(
+            blobs=self.blobs, tables=self.tables, limits=ImageLimits(max_bytes=2**20, max_pixels=10**6)
+        )
+
+    async def take(self, *messages: Any, tenant: str = "t", session: str = "s", cuts: Cuts | None = None) -> Ingested:
+        headers = {"x-session-id": session}
+        return await self.ingest.take({"messages": list(messages)}, tenant=tenant, headers=headers, cuts=cuts)
+
+
+@pytest.fixture
+def room() -> Room:
+    return Room()
+
+
+def texts(taken: Ingested) -> list[str]:
+    """All text of the history, placeholders as the brain sees them."""
+    words = []
+    for message in taken.messages(lambda record: placeholder(record, "analyzeImage")):
+        content = message["content"]
+        words += [content] if isinstance(content, str) else [one["text"] for one in content]
+    return words
+
+
+async def test_an_image_becomes_a_placeholder_and_its_bytes_are_kept(room: Room) -> None:
+    taken = await room.take(user("what is it?", part(png())))
+    question, stands = texts(taken)
+    assert question == "what is it?"
+    assert stands.startswith("[Image #1] (PNG, 30x20; ")
+    (record,) = taken.images
+    assert (record.number, record.media_type, record.width, record.height) == (1, "image/png", 30, 20)
+    assert (record.origin, record.bytes) == ("user", len(png()))
+    assert await room.blobs.get("t", record.digest) == png()
+
+
+async def test_the_same_history_gives_the_same_words_again(room: Room) -> None:
+    history = [user("a", part(png("red"))), user("b", part(png("blue"))), user(part(png("red")))]
+    first = texts(await room.take(*history))
+    assert texts(await room.take(*history)) == first
+    assert texts(await room.take(*history, user("c", part(png("green")))))[: len(first)] == first
+    assert [text[:10] for text in first if text.startswith("[")] == ["[Image #1]", "[Image #2]", "[Image #1]"]
+
+
+async def test_numbers_survive_a_trimmed_history_and_a_restart(room: Room) -> None:
+    await room.take(user(part(png("red"))), user(part(png("blue"))))
+    again = Room(room.store)
+    taken = await again.take(user(part(png("blue"))), user(part(png("green"))))
+    assert [record.number for record in taken.images] == [2, 3]
+
+
+async def test_conversations_and_tenants_have_numbers_of_their_own(room: Room) -> None:
+    await room.take(user(part(png("red"))))
+    assert (await room.take(user(part(png("blue"))), session="other")).images[0].number == 1
+    assert (await room.take(user(part(png("blue"))), tenant="u")).images[0].number == 1
+    assert await room.blobs.get("u", (await room.take(user(part(png("red"))))).images[0].digest) is None
+
+
+async def test_the_clients_own_marker_gives_the_number(room: Room) -> None:
+    taken = await room.take(user("[Image #4] what is it?", part(png())))
+    assert taken.images[0].number == 4
+    assert texts(taken)[0] == "[Image #4] what is it?"
+
+
+async def test_a_marker_whose_number_is_taken_is_rewritten(room: Room) -> None:
+    await room.take(user("[Image #1]", part(png("red"))))
+    taken = await room.take(user("[Image #1] and after /compact", part(png("blue"))))
+    assert taken.images[0].number == 2
+    assert texts(taken)[0] == "[Image #2] and after /compact"
+
+
+async def test_markers_of_several_images_are_told_apart(room: Room) -> None:
+    taken = await room.take(user("[Image #2] over [Image #1]", part(png("red")), part(png("blue"))))
+    assert [record.number for record in taken.images] == [2, 1]
+
+
+async def test_more_markers_than_images_name_none(room: Room) -> None:
+    taken = await room.take(user("[Image #7] as in [Image #3]", part(png())))
+    assert taken.images[0].number == 1
+    assert texts(taken)[0] == "[Image #7] as in [Image #3]"
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (png()[:40], "truncated PNG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"not a picture at all", "not an image"),
+        (b"", "empty"),
+    ],
+)
+async def test_a_bad_image_is_a_placeholder_that_says_so(room: Room, payload: bytes, reason: str) -> None:
+    taken = await room.take(user("look", part(payload)), user(part(png())))
+    assert texts(taken)[1].startswith("[Image #1: unreadable, ")
+    assert reason in texts(taken)[1]
+    assert texts(taken)[2].startswith("[Image #2] (PNG")
+
+
+async def test_junk_base64_is_a_bad_image(room: Room) -> None:
+    bad = {"type": "image_url", "image_url": {"url": "data:image/png;base64,%%%%not base64%%%%"}}
+    assert "unreadable, " in texts(await room.take(user(bad)))[0]
+
+
+async def test_base64_of_any_alphabet_and_folding_is_read(room: Room) -> None:
+    encoded = base64.urlsafe_b64encode(png()).decode().rstrip("=")
+    folded = "\n".join(encoded[i : i + 60] for i in range(0, len(encoded), 60))
+    odd = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{folded}"}}
+    taken = await room.take(user(odd), user(part(png())))
+    assert [record.number for record in taken.images] == [1, 1]
+
+
+async def test_too_large_an_image_is_refused_before_it_is_decoded(room: Room) -> None:
+    taken = await room.take(user(part(b"\x89PNG" + bytes(2**20 + 100))))
+    assert "too large" in texts(taken)[0]
+
+
+async def test_an_image_by_address_is_not_fetched(room: Room) -> None:
+    taken = await room.take(user({"type": "image_url", "image_url": {"url": "http://127.0.0.1/a.png"}}))
+    assert "URL" in texts(taken)[0]
+    assert taken.images[0].origin == "url"
+
+
+async def test_images_cut_out_of_the_body_are_taken_from_there(room: Room) -> None:
+    blocks = [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": None}}]
+    blocks[0]["source"]["data"] = base64.b64encode(noise(1)).decode()  # type: ignore[index]
+    tool = {"role": "tool", "tool_call_id": "t", "content": json.dumps(blocks)}
+    body = bytearray(json.dumps({"messages": [user("a", part(noise(2))), tool]}).encode())
+    skeleton, cuts = cut(body, "chiasm0123x")
+    assert len(cuts.spans) == 2
+    taken = await room.take(*json.loads(skeleton)["messages"], cuts=cuts)
+    assert [record.bytes for record in taken.images] == [len(noise(2)), len(noise(1))]
+    assert [record.origin for record in taken.images] == ["user", "tool"]
+    assert "chiasm0123x" not in str(texts(taken))
+
+
+async def test_picture_data_outside_the_messages_is_refused(room: Room) -> None:
+    with pytest.raises(BadRequest, match="metadata"):
+        await room.ingest.take(
+            {"messages": [user("a")], "metadata": {"x": part(png())}}, tenant="t", headers={}, cuts=None
+        )
+
+
+async def test_an_image_seen_before_is_not_opened_again(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    await room.take(user(part(png())))
+
+    def never(*_: object) -> Any:
+        raise AssertionError("opened again")
+
+    monkeypatch.setattr("router.ingest._open", never)
+    assert (await room.take(user(part(png())), session="another")).images[0].width == 30
+
+
+async def test_a_store_that_fails_does_not_fail_the_request() -> None:
+    class Full(MemoryStore):
+        async def add(self, key: str, value: bytes, *, ttl: float | None = None) -> bool:
+            raise StoreError("no space left")
+
+    taken = await Room(Full(max_bytes=1)).take(user(part(png())))
+    assert texts(taken)[0].startswith("[Image #1] (PNG")
+
+
+async def test_a_number_typed_by_somebody_adds_nothing_to_the_table(room: Room) -> None:
+    taken = await room.take(user("[Image #9] is what I mean"), {"role": "tool", "content": "[Image #3]"})
+    assert len(taken.table) == 0
