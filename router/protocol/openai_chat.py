@@ -498,7 +498,7 @@ class CompletionWriter:
 
     def complete(self, reason: str, usage: Mapping[str, Any] | None) -> bytes:
         raw = dict(self._last_raw())
-        choices = [dict(choice) for choice in raw.get("choices") or [{}]]
+        choices = [dict(choice) for choice in raw.get("choices") or [{}] if isinstance(choice, dict)]
         message = dict(choices[0].get("message") or {})
         text, reasoning = "".join(self._text), "".join(self._reasoning)
         if "tool_calls" in message:
