@@ -26,6 +26,7 @@ import re
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import cast
 
 import uvloop
 
@@ -133,8 +134,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, not the class
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

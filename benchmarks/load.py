@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from brain import STAMP_DIGITS
 from processes import Target
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 30.0
 """Nothing here takes this long unless it hangs."""
 
 _STAMP = re.compile(rb" t(\d{%d}) " % STAMP_DIGITS)
@@ -62,7 +62,7 @@ class Client:
 
     def _more(self, seen: bytes) -> bytes:
         data = self._socket.recv(_READ)
-        if not data or seen[:12] not in (b"", b"HTTP/1.1 200"[: len(seen[:12])]) and seen.startswith(b"HTTP/1.1 "):
+        if not data or (seen[:12] not in (b"", b"HTTP/1.1 200"[: len(seen[:12])]) and seen.startswith(b"HTTP/1.1 ")):
             raise RuntimeError(f"the answer broke off or was refused: {(seen + data)[:500]!r}")
         return data
 
@@ -104,9 +104,8 @@ class _Reader(asyncio.Protocol):
         """Done with the first token."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.write(self._request)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, not the class
+        self.transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         now = time.monotonic_ns()

@@ -67,6 +67,24 @@ def serve(
         raise ConfigError(f"cannot listen on {server.host}:{server.port}: {error.strerror or error}") from None
 
 
+@app.command()
+def demo(
+    image: Annotated[Path | None, typer.Argument(help="An image with text in it.", show_default="a sample")] = None,
+    question: Annotated[str | None, typer.Argument(help="What to ask about it.", show_default="one that fits")] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Leave it running for a client.")] = False,
+) -> None:
+    """See the whole path work on this machine: no GPU, no key, no network."""
+    from router.demo.run import CannotRun  # the web stack, and the demo only here
+    from router.demo.run import demo as run
+
+    try:
+        code = run(image, question, serve=serve)
+    except CannotRun as reason:
+        typer.echo(f"chiasm: {reason}", err=True)
+        code = 2
+    raise typer.Exit(code)
+
+
 @app.command("check-config")
 def check_config(
     file: Annotated[

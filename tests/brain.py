@@ -82,6 +82,7 @@ class Connection(asyncio.Protocol):
         self._may_write = asyncio.Event()
         self._may_write.set()
         self.lost = asyncio.Event()
+        self.closed_by_script = False
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -119,6 +120,7 @@ class Connection(asyncio.Protocol):
 
     def reset(self) -> None:
         """Close so that the other side's kernel reports an error instead of an end."""
+        self.closed_by_script = True
         sock = self.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
@@ -131,11 +133,12 @@ class Connection(asyncio.Protocol):
                 watch = asyncio.ensure_future(self.lost.wait())
                 try:
                     await asyncio.wait({answer, watch}, return_when=asyncio.FIRST_COMPLETED)
-                    if not answer.done() or (answer.exception() is not None and self.lost.is_set()):
-                        asked.gone.set()
-                        answer.cancel()
-                    await asyncio.gather(answer, return_exceptions=True)
-                    if not answer.cancelled() and not isinstance(error := answer.exception(), HungUp | None):
+                    answer.cancel()
+                    (error,) = await asyncio.gather(answer, return_exceptions=True)
+                    if isinstance(error, HungUp | asyncio.CancelledError):
+                        if not self.closed_by_script:
+                            asked.gone.set()
+                    elif error is not None:
                         self._server.faults.append(repr(error))
                 finally:
                     watch.cancel()
@@ -220,6 +223,7 @@ class Wire:
 
     def close(self) -> None:
         """The end of the connection without the end of the answer."""
+        self._connection.closed_by_script = True
         self._connection.transport.close()
 
 

@@ -195,7 +195,7 @@ class Answer:
 
 
 def read_stream(stream: bytes, *, include_usage: bool = False) -> Answer:
-    """Reads a whole answer.  Raises AssertionError where it is not canonical (interface.md §4)."""
+    """Reads a whole answer.  Raises AssertionError where it is not canonical (see `router.protocol.openai_chat`)."""
     events = stream.split(b"\n\n")
     assert events.pop() == b"", "the stream ends in the middle of an event"
     events = [event for event in events if not event.startswith(b":")]

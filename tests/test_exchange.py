@@ -653,7 +653,7 @@ def test_silence_after_whole_owned_arguments_fails() -> None:
 # Lengths and budgets
 
 
-@pytest.mark.parametrize("arguments", ["", '{"image":'])
+@pytest.mark.parametrize("arguments", ["", '{"image":', "{}", LOOK])
 def test_a_length_cut_inside_an_owned_call_is_the_answers_end(arguments: str) -> None:
     book = playbook() >> Text("Let me look.") << passes >> ToolStart(0, "look_1", "analyzeImage")
     assert book >> ToolArgs(0, arguments) >> Finish("length") >> ENDED << Complete("length", None)

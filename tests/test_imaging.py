@@ -381,7 +381,7 @@ def test_whatever_the_size_the_backend_gets_one_it_takes(
 ) -> None:
     content, canvas = fit(width, height, max_pixels=max_pixels, min_side=32, side_multiple=side_multiple)
     assert canvas[0] * canvas[1] <= max_pixels
-    assert min(canvas) >= 28
+    assert min(canvas) >= 32
     assert max(canvas) <= MAX_ASPECT * min(canvas)
     assert content[0] <= canvas[0]
     assert content[1] <= canvas[1]
@@ -389,6 +389,12 @@ def test_whatever_the_size_the_backend_gets_one_it_takes(
     usable = width * height <= max_pixels and min(width, height) >= 32
     if usable and max(width, height) <= MAX_ASPECT * min(width, height):
         assert content == canvas == (width, height)
+
+
+def test_limits_that_no_picture_can_meet_are_a_mistake_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="no room for sides of 32"):
+        fit(10, 10, max_pixels=1023, min_side=32)
+    assert fit(10, 10_000, max_pixels=1024, min_side=32) == ((1, 32), (32, 32))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tools.call import VisionUsage
 from tools.vision import ocr
 from tools.vision.backend import Region, VisionError, VisionImage, VisionQuery
-from tools.vision.ocr import LONGEST_SIDE, OcrEyes
+from tools.vision.ocr import LONGEST_SIDE, MOST_PIXELS, OcrEyes
 
 pytestmark = pytest.mark.anyio
 
@@ -109,13 +109,13 @@ async def test_real_words_of_a_region_of_a_turned_picture_keep_their_place_in_th
     upright.transpose(Image.Transpose.ROTATE_90).save(buffer, "JPEG", quality=95, exif=exif)
     async with eyes() as looking:
         found = await looking.look(query(buffer.getvalue(), region=Region(0.5, 0.5, 1, 1)))
-        empty = await looking.look(query(drawn(), drawn(size=(1, 1)), drawn(size=(900, 3))))
+        empty = await looking.look(query(drawn(), drawn(size=(1, 1))))
     ((text, (x, y, _, _)),) = places(found.text)
     assert text == "PUBLIC"
     assert abs(x - 330) < 12
     assert abs(y - 150) < 16
     assert "the part 320,120,320,120" in found.text
-    assert empty.text.count("no text found.") == 3
+    assert empty.text.count("no text found.") == 2
     # Its own log lines about models and empty pictures stay away.
     assert capfd.readouterr() == ("", "")
 
@@ -166,6 +166,24 @@ async def test_a_picture_too_large_for_recognition_says_that_it_was_scaled() -> 
         found = await looking.look(query(drawn(size=(LONGEST_SIDE + 1, 20))))
         assert "ask for a region" in found.text
         assert "ask for a region" not in (await looking.look(query(drawn(size=(LONGEST_SIDE, 20))))).text
+
+
+@pytest.mark.parametrize("size", [(1, 1), (900, 3), (3, 900), (40_000, 1), (1, 40_000), (5000, 4000)])
+async def test_the_engine_never_gets_a_shape_that_it_would_blow_up(size: tuple[int, int]) -> None:
+    engine = Engine()
+    async with eyes(engine) as looking:
+        await looking.look(query(drawn(size=size)))
+    width, height = engine.shown
+    assert min(width, height) >= 32
+    assert max(width, height) <= LONGEST_SIDE
+    assert width * height <= 1.01 * MOST_PIXELS
+    assert max(width, height) <= 4 * min(width, height)
+
+
+async def test_positions_are_those_of_the_original_also_when_it_was_scaled() -> None:
+    async with eyes(Engine([("x", 0.99, (100, 50, 200, 20))])) as looking:
+        found = await looking.look(query(drawn(size=(2 * LONGEST_SIDE, 400))))
+    assert places(found.text) == [("x", [200, 100, 400, 40])]
 
 
 async def test_a_region_is_what_the_engine_gets() -> None:

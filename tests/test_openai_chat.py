@@ -1418,6 +1418,9 @@ FIXTURES: dict[str, Fixture] = {
     "F26 a length cut inside a look": Fixture(
         [start() + words("Let me look.") + look('{"image": "') + end("length")], text="Let me look.", finish="length"
     ),
+    "F26 vLLM 0.32: a length cut whose arguments are closed for it": Fixture(
+        [start() + words("Let me look.") + look("{}") + end("length")], text="Let me look.", finish="length"
+    ),
     "F26b a length cut that is called tool_calls": Fixture(
         [
             start()

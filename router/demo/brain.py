@@ -38,7 +38,7 @@ _STANDING = re.compile(r"\[Image #\d{1,6}[\]:][^\n]*")
 _TOLD_TO_CALL = re.compile(r"\bcall (\w{1,64}) to look\b")
 _COMPARING = re.compile(r"\b(compar\w*|differ\w*|same)\b", re.IGNORECASE)
 _TAG = re.compile(r"</?image_description[^>]{0,100}>\n?")
-_PLACED_LINE = re.compile(r"^\d+,\d+,\d+,\d+: (.+)$", re.MULTILINE)
+_PLACED_LINE = re.compile(r"^\d+,(\d+),\d+,(\d+): (.+)$", re.MULTILINE)
 _TROUBLE = re.compile(
     r"\b(error|errors|fail\w*|fatal|exception|denied|refused|cannot|can't|could not|not enough|not found|no such|"
     r"invalid|timeout|timed out|warning|panic|traceback)\b",
@@ -56,32 +56,43 @@ _INTRODUCTION = "I am the stand-in brain: simple rules in the place of a text mo
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request has come, `body` to the byte.  `turn` is the request's `x-request-id`, on all of these."""
+    """A request has come, `body` to the byte.
 
-    turn: str
+    `request_id`, here and below: its `x-request-id`.  Turns of one answer have it in common.
+    """
+
+    request_id: str
     body: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    turn: str
+    request_id: str
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    turn: str
+    request_id: str
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    turn: str
+    request_id: str
     name: str
     arguments: Mapping[str, str]
 
 
-Doing: TypeAlias = Asked | Thought | Said | Called
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """`reason`: the finish reason, "refused", or "gone" where nobody waited for the end."""
+
+    request_id: str
+    reason: str
+
+
+Doing: TypeAlias = Asked | Thought | Said | Called | Finished
 
 
 # Rules
@@ -138,22 +149,20 @@ def _look(wanted: Sequence[str], tool: str, question: str, broken: Sequence[str]
     return Reply(
         reasoning=f"The question is about {which}. I cannot see {pictures}, so I should ask for a look before I "
         "answer.",
-        content=" ".join([*broken, f"I will have a look at {which}.\n\n"]),
+        content=" ".join([*broken, f"I will have a look at {which}."]),
         calls=tuple((tool, {"image": image, "task": task}) for image in asked),
     )
 
 
 def _quote(results: Sequence[str], question: str) -> Reply:
     parts = [_INTRODUCTION + " I do not understand a picture, I only repeat what the tool answered."]
-    lines = [line for result in results for line in lines_read(result)]
-    if _ABOUT_TROUBLE.search(question):
-        trouble = [line for line in lines if _TROUBLE.search(line)]
-        if trouble:
-            parts.append("This looks like the trouble:\n\n" + _quoted(trouble))
-    for result in results:
-        read = lines_read(result)
-        if read:
-            parts.append(f"All that was read, {_counted(len(read), 'line')}:\n\n" + _quoted(read))
+    read = [_rows(result) for result in results]
+    trouble = [row for rows in read for row in rows if _TROUBLE.search(row)]
+    if trouble and _ABOUT_TROUBLE.search(question):
+        parts.append("This looks like the trouble:\n\n" + _quoted(trouble))
+    for result, rows in zip(results, read, strict=True):
+        if rows:
+            parts.append("All that was read:\n\n" + _quoted(rows))
         else:
             parts.append("The tool answered:\n\n" + _quoted(_TAG.sub("", result).strip().splitlines()))
     return Reply(
@@ -181,15 +190,24 @@ def _plain(text: str, wanted: Sequence[str], broken: Sequence[str], messages: Se
 
 def lines_read(result: str) -> list[str]:
     """The words of the lines that a tool result gives as `x,y,w,h: words`."""
-    return _PLACED_LINE.findall(result)
+    return [words for _, _, words in _PLACED_LINE.findall(result)]
+
+
+def _rows(result: str) -> list[str]:
+    """The same, with what stands side by side in one row: its middle is within the height of the line before it."""
+    rows: list[str] = []
+    top = bottom = 0.0
+    for y, height, words in _PLACED_LINE.findall(result):
+        if rows and top < int(y) + int(height) / 2 < bottom:
+            rows[-1] += f" · {words}"
+        else:
+            rows.append(words)
+        top, bottom = int(y), int(y) + int(height)
+    return rows
 
 
 def _quoted(lines: Sequence[str]) -> str:
     return "\n".join(f"> {line}".rstrip() for line in lines)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _short(words: str) -> str:
@@ -197,6 +215,16 @@ def _short(words: str) -> str:
 
 
 # What stands in a request
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(body)
+    except ValueError:
+        raise Refused("the body is not JSON") from None
+    if not isinstance(request, dict):
+        raise Refused("the body must be a JSON object")
+    return request
 
 
 def _check(request: Mapping[str, Any]) -> None:
@@ -291,33 +319,31 @@ class StandIn:
 
     async def _chat_completions(self, http: Request) -> Response:
         body = await http.body()
-        turn = http.headers.get("x-request-id", "")
-        self._watch(Asked(turn, body))
+        request_id = http.headers.get("x-request-id", "")
+        self._watch(Asked(request_id, body))
         try:
-            request = json.loads(body)
-            if not isinstance(request, dict):
-                raise Refused("the body must be a JSON object")
+            request = _parsed(body)
             answer = reply(request)
-        except ValueError:
-            return _error(Refused("the body is not JSON"))
         except Refused as refused:
+            self._watch(Finished(request_id, "refused"))
             return _error(refused)
         envelope = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": NAME}
         usage = _usage(len(body), answer)
         if not request.get("stream"):
-            self._tell(turn, answer)
+            self._tell(request_id, answer)
             return JSONResponse(_whole(answer, envelope, usage))
         wants_usage = bool((request.get("stream_options") or {}).get("include_usage"))
-        return EventSourceResponse(self._stream(turn, answer, envelope, usage if wants_usage else None), sep="\n")
+        return EventSourceResponse(self._stream(request_id, answer, envelope, usage if wants_usage else None), sep="\n")
 
-    def _tell(self, turn: str, answer: Reply) -> None:
-        self._watch(Thought(turn, answer.reasoning))
-        self._watch(Said(turn, answer.content.strip()))
+    def _tell(self, request_id: str, answer: Reply) -> None:
+        self._watch(Thought(request_id, answer.reasoning))
+        self._watch(Said(request_id, answer.content.strip()))
         for name, arguments in answer.calls:
-            self._watch(Called(turn, name, arguments))
+            self._watch(Called(request_id, name, arguments))
+        self._watch(Finished(request_id, answer.finish_reason))
 
     async def _stream(
-        self, turn: str, answer: Reply, envelope: Mapping[str, Any], usage: Mapping[str, int] | None
+        self, request_id: str, answer: Reply, envelope: Mapping[str, Any], usage: Mapping[str, int] | None
     ) -> AsyncIterator[dict[str, str]]:
         def chunk(choices: list[Any], **more: Any) -> dict[str, str]:
             return {
@@ -329,22 +355,25 @@ class StandIn:
         def delta(delta: Mapping[str, Any], finish_reason: str | None = None) -> dict[str, str]:
             return chunk([{"index": 0, "delta": delta, "finish_reason": finish_reason}])
 
-        yield delta({"role": "assistant", "content": ""})
-        self._watch(Thought(turn, answer.reasoning))
-        for piece in _pieces(answer.reasoning):
-            yield delta({"reasoning_content": piece})
-            await asyncio.sleep(self._pace)
-        self._watch(Said(turn, answer.content.strip()))
-        for piece in _pieces(answer.content):
-            yield delta({"content": piece})
-            await asyncio.sleep(self._pace)
-        for index, (name, arguments) in enumerate(answer.calls):
-            self._watch(Called(turn, name, arguments))
-            function = {"name": name, "arguments": ""}
-            yield delta({"tool_calls": [{"index": index, "id": _call_id(), "type": "function", "function": function}]})
-            for piece in _pieces(_arguments(arguments)):
-                yield delta({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
+        end = "gone"
+        try:
+            yield delta({"role": "assistant", "content": ""})
+            self._watch(Thought(request_id, answer.reasoning))
+            for piece in _pieces(answer.reasoning):
+                yield delta({"reasoning_content": piece})
                 await asyncio.sleep(self._pace)
+            self._watch(Said(request_id, answer.content.strip()))
+            for piece in _pieces(answer.content):
+                yield delta({"content": piece})
+                await asyncio.sleep(self._pace)
+            for index, (name, arguments) in enumerate(answer.calls):
+                self._watch(Called(request_id, name, arguments))
+                for call in _fragments(index, name, arguments):
+                    yield delta({"tool_calls": [call]})
+                    await asyncio.sleep(self._pace)
+            end = answer.finish_reason
+        finally:
+            self._watch(Finished(request_id, end))
         yield delta({}, answer.finish_reason)
         if usage is not None:
             yield chunk([], usage=usage)
@@ -366,6 +395,13 @@ def _whole(answer: Reply, envelope: Mapping[str, Any], usage: Mapping[str, int])
     return {**envelope, "object": "chat.completion", "choices": [choice], "usage": usage}
 
 
+def _fragments(index: int, name: str, arguments: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """One call as servers stream it: id and name first, then the text of the arguments in pieces."""
+    yield {"index": index, "id": _call_id(), "type": "function", "function": {"name": name, "arguments": ""}}
+    for piece in _pieces(_arguments(arguments)):
+        yield {"index": index, "function": {"arguments": piece}}
+
+
 def _pieces(text: str) -> Iterator[str]:
     """Words with the space before them, as tokens have it."""
     yield from re.findall(r"\s*\S{1,12}|\s+$", text)
@@ -380,7 +416,9 @@ def _call_id() -> str:
 
 
 def _usage(asked: int, answer: Reply) -> dict[str, int]:
-    said = len(answer.reasoning) + len(answer.content) + sum(len(_arguments(arguments)) for _, arguments in answer.calls)
+    said = (
+        len(answer.reasoning) + len(answer.content) + sum(len(_arguments(arguments)) for _, arguments in answer.calls)
+    )
     prompt, completion = math.ceil(asked / 4), math.ceil(said / 4)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 

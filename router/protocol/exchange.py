@@ -290,8 +290,9 @@ class Exchange:
         calls_are_whole = bool(turn.calls) and all(call.is_whole() for call in turn.calls.values())
         if turn.finish is None and not clean and not (calls_are_whole and not of_client):
             return self._failed(UpstreamBroken("the model's server ended its answer in the middle"))
-        cut = turn.finish == "length"
-        if owned and not (cut and not calls_are_whole):
+        # A call that the limit cut is not run, though it may look whole: vLLM closes its arguments (`{}` in the end).
+        # Were it whole, there would still be no tokens left to say what was seen.
+        if owned and turn.finish != "length":
             if of_client:
                 return self._mixed_turn(owned, of_client)
             if turn.number < self._max_turns:

@@ -26,6 +26,11 @@ def fit(request: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
             del fitted["tools"]  # vLLM refuses an empty list
         else:
             fitted["tools"] = _without_cache_control(fitted["tools"])
+    if profile.old_max_tokens and "max_completion_tokens" in fitted:
+        limit = fitted.pop("max_completion_tokens")
+        fitted.setdefault("max_tokens", limit)
+    if profile.only_auto_tool_choice and fitted.get("tool_choice") not in (None, "auto"):
+        del fitted["tool_choice"]
     if fitted.get("tool_choice") == "any":  # Anthropic's word, which claude-code-router passes on
         fitted["tool_choice"] = "required"
     return fitted

@@ -27,6 +27,12 @@ class Profile:
     empty_reasoning: bool = False
     """It refuses an assistant message with tool calls whose reasoning field is missing; an empty string will do."""
 
+    only_auto_tool_choice: bool = False
+    """It refuses any `tool_choice` but `auto`."""
+
+    old_max_tokens: bool = False
+    """It knows `max_tokens` only, not `max_completion_tokens`."""
+
     thinking: Mapping[bool, Mapping[str, Any]] = field(default_factory=lambda: _TEMPLATE_SWITCH)
     """Request fields that switch thinking on and off."""
 
@@ -80,6 +86,53 @@ PROFILES: dict[str, Profile] = {
         one_system_message=False,
         developer_role=False,
         stream_options=False,  # refused or ignored; usage comes in the last chunk anyway
+        only_auto_tool_choice=True,
+        old_max_tokens=True,
         thinking=_TYPE_SWITCH,
     ),
+    "kimi": Profile(
+        history_reasoning=("reasoning_content",),
+        one_system_message=False,
+        developer_role=False,
+        empty_reasoning=True,  # 400 `reasoning_content is missing in assistant tool call message`
+        thinking=_TYPE_SWITCH,
+    ),
+    "minimax": Profile(history_reasoning=("reasoning_content",), one_system_message=True, developer_role=False),
+    "qwencloud": Profile(
+        history_reasoning=("reasoning_content",),
+        one_system_message=True,
+        developer_role=False,
+        thinking={True: {"enable_thinking": True}, False: {"enable_thinking": False}},
+    ),
 }
+
+_HOSTS = {
+    "api.openai.com": "openai",
+    "openai.azure.com": "openai",
+    "openrouter.ai": "openrouter",
+    "api.deepseek.com": "deepseek",
+    "api.z.ai": "zai",
+    "open.bigmodel.cn": "zai",
+    "api.moonshot.ai": "kimi",
+    "api.moonshot.cn": "kimi",
+    "api.minimax.io": "minimax",
+    "api.minimaxi.com": "minimax",
+    "aliyuncs.com": "qwencloud",
+}
+
+_OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llamacpp", "library": "ollama"}
+"""What each writes into `owned_by` of its model list; Ollama says `library` for models of its own."""
+
+
+def recognise(host: str, owner: str, server: str) -> str:
+    """Which engine answers, from what it says of itself without being asked for a completion.
+
+    `host`: of the base URL; `owner`: `owned_by` of the first listed model; `server`: the header of that name.  "auto",
+    the cautious profile, where nothing is known.
+    """
+    for domain, engine in _HOSTS.items():
+        if host == domain or host.endswith("." + domain):
+            return engine
+    if owner in _OWNERS:
+        return _OWNERS[owner]
+    return "llamacpp" if server.startswith("llama.cpp") else "auto"

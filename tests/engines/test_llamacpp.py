@@ -27,6 +27,9 @@ pytestmark = pytest.mark.engines
 CARDS = 10
 """Pictures for each question: enough that one slip of a tiny model is not a red test, few enough for seconds."""
 
+MAX_TOKENS = 400
+"""A right answer takes up to two hundred in all its turns.  A tiny model that has lost its way goes on until stopped."""
+
 Json = dict[str, Any]
 
 
@@ -87,16 +90,16 @@ def _client(base_url: str) -> openai.OpenAI:
 
 
 def _streamed(client: openai.OpenAI) -> Ask:
-    def ask(messages: list[Any], tools: list[Any] | None = None, **more: Any) -> Answer:
+    def ask(messages: list[Any], tools: list[Any] | None = None) -> Answer:
         chunks = list(
             client.chat.completions.create(
                 model="brain",
                 messages=messages,
                 tools=tools or openai.omit,
                 temperature=0,
+                max_tokens=MAX_TOKENS,
                 stream=True,
                 stream_options={"include_usage": True},
-                **more,
             )
         )
         assert len({chunk.id for chunk in chunks}) == 1
@@ -123,9 +126,9 @@ def _streamed(client: openai.OpenAI) -> Ask:
 
 
 def _whole(client: openai.OpenAI) -> Ask:
-    def ask(messages: list[Any], tools: list[Any] | None = None, **more: Any) -> Answer:
+    def ask(messages: list[Any], tools: list[Any] | None = None) -> Answer:
         completion = client.chat.completions.create(
-            model="brain", messages=messages, tools=tools or openai.omit, temperature=0, **more
+            model="brain", messages=messages, tools=tools or openai.omit, temperature=0, max_tokens=MAX_TOKENS
         )
         (choice,) = completion.choices
         calls = [
@@ -201,10 +204,19 @@ def test_a_code_word_in_a_picture_comes_back_in_the_answer(ask: Ask, question: s
     for picture in _cards(1000):
         answer = ask([_user(_image(picture), _text(question))])
         assert answer.calls == ()
-        assert answer.finish == "stop"
         assert answer.looks == 1
-        if _word(picture) not in answer.text:
+        if _word(picture) not in answer.text or answer.finish != "stop":
             wrong.append(f"{_word(picture)}: {answer.text!r}")
+    _most(wrong, of=CARDS, at_most=2)
+
+
+def test_the_question_reaches_the_eyes_as_it_was_asked(ask: Ask) -> None:
+    """Asked nothing sensible, these eyes read out the word; only the question itself brings them to name a colour."""
+    wrong = []
+    for picture in _cards(1600):
+        answer = ask([_user(_image(picture), _text("What is the background colour?"))])
+        if picture.background not in answer.text:
+            wrong.append(f"{picture.background}: {answer.text!r}")
     _most(wrong, of=CARDS, at_most=2)
 
 
@@ -257,8 +269,7 @@ def test_a_turn_that_calls_the_clients_tool_and_ours_ends_in_one_answer_from_bot
         result = {"role": "tool", "tool_call_id": id_, "content": "12 degrees, rain"}
         answer = ask([question, _called((id_, name, arguments)), result], [WEATHER])
         assert answer.calls == ()
-        assert "12 degrees, rain" in answer.text
-        if _word(picture) not in answer.text:
+        if _word(picture) not in answer.text or "12 degrees, rain" not in answer.text:
             wrong.append(f"{_word(picture)}: {answer.text!r}")
     _most(wrong, of=CARDS, at_most=3)
 
@@ -280,7 +291,7 @@ def test_a_later_question_about_the_same_picture_is_answered_too(ask: Ask) -> No
 def test_a_request_without_pictures_gets_what_the_brain_alone_would_say(ask: Ask, words: str) -> None:
     with _client(_engine(BRAIN_VARIABLE)) as alone:
         expected = alone.chat.completions.create(
-            model="brain", messages=[{"role": "user", "content": words}], temperature=0
+            model="brain", messages=[{"role": "user", "content": words}], temperature=0, max_tokens=MAX_TOKENS
         )
     answer = ask([_user(_text(words))])
     assert answer.text == expected.choices[0].message.content

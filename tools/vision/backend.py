@@ -10,7 +10,7 @@ from tools.call import VisionUsage
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A part of a picture, in fractions of its upright width and height: 0 <= left < right <= 1, likewise top and bottom."""
+    """A part of a picture, in fractions of its upright sides: 0 <= left < right <= 1, likewise top and bottom."""
 
     left: float
     top: float

@@ -107,7 +107,10 @@ def fit(
     """The size to which a picture is scaled, and the size of the canvas it then stands on; both as it is, if they can.
 
     The canvas is larger only for a picture that is too thin: filling up keeps its proportions, stretching would not.
+    Raises `ValueError` where no size could do, because `min_side` squared is above `max_pixels`.
     """
+    if min_side * min_side > max_pixels:
+        raise ValueError(f"max_pixels {max_pixels} leaves no room for sides of {min_side}")
     shorter, longer = min(width, height), max(width, height)
     times = math.ceil(min_side / shorter)
     if times > 1 and longer * times <= max(ENLARGE_UP_TO, min_side):
@@ -120,8 +123,10 @@ def fit(
         scale *= min(0.99, math.sqrt(max_pixels / (canvas[0] * canvas[1])))
         content = max(1, int(width * scale)), max(1, int(height * scale))
         canvas = _canvas(*content, min_side)
-    if scale < 1 and content == canvas and min(content) >= side_multiple:
-        content = canvas = content[0] // side_multiple * side_multiple, content[1] // side_multiple * side_multiple
+    if scale < 1:
+        snapped = content[0] // side_multiple * side_multiple, content[1] // side_multiple * side_multiple
+        if min(snapped) > 0 and _canvas(*snapped, min_side) == snapped:
+            content = canvas = snapped
     return content, canvas
 
 

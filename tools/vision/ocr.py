@@ -15,6 +15,7 @@ waits for that.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from PIL import Image
+
 from cache.image import DEFAULT_LIMITS, ImageLimits
 from tools.call import VisionUsage
 from tools.vision.backend import VisionAnswer, VisionError, VisionImage, VisionQuery
@@ -31,8 +34,16 @@ from tools.vision.imaging import upright
 from tools.vision.special_tokens import neutralise
 
 LONGEST_SIDE = 2560
-"""Pixels that are searched for text; more is scaled down.  A 4K screenshot took 20 s and 1.6 GB at full size on two
-cores, a 1440p one a third of that; small print is read by asking for a region."""
+MOST_PIXELS = 4_194_304
+"""What is searched for text; more is scaled down.  At these sizes recognition takes up to 1 GB.  A 4K screenshot at
+full size took 20 s and 1.6 GB on two cores; scaled, type of 16 pixels was still read, and small print has regions."""
+
+WIDEST_RATIO = 4
+"""Long side over short side; thinner pictures are filled up with white.  RapidOCR enlarges a picture until its short
+side has 736 pixels, however long the other one becomes: 900 x 3 pixels took 80 s and 3 GB."""
+
+SHORTEST_SIDE = 32
+"""Pixels; the least that detection computes with."""
 
 THREADS_PER_LOOK = 2
 """Of onnxruntime.  By default it takes every core, and leaves none to the streams that run beside it."""
@@ -113,12 +124,11 @@ class OcrEyes:
     def _section(self, image: VisionImage) -> str:
         engine = self._loaded()
         picture = upright(image.data, image.region, limits=self._limits)
-        width, height = picture.pixels.size
         notes = list(picture.notes)
-        if max(width, height) > LONGEST_SIDE:
+        shown, scale = _searchable(picture.pixels)
+        if scale < 1:
             notes.append("scaled down for recognition, so ask for a region where small text is missing or wrong")
-        found = engine(picture.pixels)
-        lines = _in_reading_order(_lines(found, picture.left, picture.top))
+        lines = _in_reading_order(_lines(engine(shown), scale, picture.left, picture.top))
         title = f"[Image #{image.number}], {picture.width}x{picture.height} pixels"
         title += f" ({'; '.join(notes)})" if notes else ""
         if not lines:
@@ -170,13 +180,28 @@ def _open_engine() -> Any:
     )
 
 
-def _lines(found: Any, left: int, top: int) -> Iterable[_Line]:
+def _searchable(pixels: Image.Image) -> tuple[Image.Image, float]:
+    """The picture in a size and shape that detection can afford, and how much it was scaled."""
+    width, height = pixels.size
+    scale = min(1.0, LONGEST_SIDE / max(width, height), math.sqrt(MOST_PIXELS / (width * height)))
+    if scale < 1:
+        width, height = max(1, round(width * scale)), max(1, round(height * scale))
+        pixels = pixels.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    short = max(SHORTEST_SIDE, math.ceil(max(width, height) / WIDEST_RATIO))
+    if min(width, height) < short:
+        canvas = Image.new(pixels.mode, (max(width, short), max(height, short)), "white")
+        canvas.paste(pixels)
+        pixels = canvas
+    return pixels, scale
+
+
+def _lines(found: Any, scale: float, left: int, top: int) -> Iterable[_Line]:
     """RapidOCR's corners (four points per line, in pixels of what it was shown) as upright boxes of the original."""
     if found.boxes is None or found.txts is None or found.scores is None:
         return
     for corners, text, confidence in zip(found.boxes, found.txts, found.scores, strict=True):
-        xs = [float(x) + left for x, _ in corners]
-        ys = [float(y) + top for _, y in corners]
+        xs = [float(x) / scale + left for x, _ in corners]
+        ys = [float(y) / scale + top for _, y in corners]
         yield _Line(neutralise(text), float(confidence), min(xs), min(ys), max(xs), max(ys))
 
 
