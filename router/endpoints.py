@@ -41,6 +41,7 @@ from router.protocol.openai_chat import (
     OpenAIChat,
     tool_object,
 )
+from router.protocol.own_tools import OwnTools
 from router.protocol.placeholders import placeholder
 from router.relay import Out, Relay
 from router.response import EventStream, Receive, Send, send_json, unless_gone
@@ -162,7 +163,8 @@ class _Chat:
         exchange = Exchange(
             dialect=OpenAIChat(self._brain.profile),
             request=prepared.request,
-            owns=prepared.toolbox.owns,
+            own=prepared.own,
+            mint_id=_mint_call_id,
             max_turns=settings.max_turns,
             looked=prepared.looked,
         )
@@ -205,14 +207,16 @@ class _Chat:
         cuts, self._cuts, self._request = self._cuts, None, {}
         eyes = self._brain.eyes
         if settings.images == "off" or eyes is None:
-            return _Prepared(cuts.restored(request) if cuts else request, Toolbox([]), VisionUsage(), _never_deferred)
+            restored = cuts.restored(request) if cuts else request
+            return _Prepared(restored, Toolbox([]), OwnTools(), VisionUsage(), _never_deferred)
         tenant, headers = self._caller.tenant, self._caller.headers
         taken = await self._rooms.ingest.take(request, tenant=tenant, headers=headers, cuts=cuts)
         del cuts
         self.headers["x-chiasm-conversation"] = taken.conversation.name
         images = ConversationImages(taken.conversation, taken.table, blobs=self._rooms.blobs, tables=self._rooms.tables)
         question = chat_request.last_words(request["messages"])
-        tool = free_name(analyze_image.NAME, chat_request.tool_names(request))
+        of_client = chat_request.tool_names(request)
+        tool = free_name(analyze_image.NAME, of_client)
         can_look = settings.images == "tool" and chat_request.loop_can_work(request)
         looked = VisionUsage()
         if can_look:
@@ -234,7 +238,8 @@ class _Chat:
             results = toolbox.call_all(turn.calls)
             self._rooms.deferred.begin(taken.conversation, turn.message, turn.client_ids, results)
 
-        return _Prepared(request, toolbox, looked, defer)
+        own = OwnTools([definition.name for definition in toolbox.definitions], of_client)
+        return _Prepared(request, toolbox, own, looked, defer)
 
     @property
     def last_raw(self) -> Mapping[str, Any]:
@@ -252,6 +257,7 @@ class _Chat:
 class _Prepared:
     request: dict[str, Any]
     toolbox: Toolbox
+    own: OwnTools
     looked: VisionUsage
     defer: Callable[[DeferTools], None]
 

@@ -143,8 +143,8 @@ class Relay:
             try:
                 async for data in answer.chunks:
                     silence.pause()
-                    if (end := await self._pass_on(reader.feed(data))) is not None:
-                        return [end]
+                    if end := await self._pass_on(reader.feed(data)):
+                        return end
                     if reader.clean:
                         silence.listen(AFTER_DONE_SECONDS)
                     else:
@@ -153,22 +153,22 @@ class Relay:
                 if not reader.clean:
                     raise
             silence.pause()
-            if (end := await self._pass_on(reader.close())) is not None:
-                return [end]
+            if end := await self._pass_on(reader.close()):
+                return end
         return exchange.handle(UpstreamEnded(reader.clean))
 
-    async def _pass_on(self, parts: Sequence[Part]) -> Action | None:
-        """What one read said, in one write.  Answers the action that ended the turn early: only a failure does."""
+    async def _pass_on(self, parts: Sequence[Part]) -> list[Action]:
+        """What one read said, in one write.  Answers what is to be done when that ended the turn: an error does."""
         handle, write = self._exchange.handle, self._writer.write
         frames: list[bytes] = []
-        end: Action | None = None
+        end: list[Action] = []
         for part in parts:
             for action in handle(part):
                 if isinstance(action, SendPart):
                     frames.append(write(action.part))
                 else:
-                    end = action
-            if end is not None:
+                    end.append(action)
+            if end:
                 break
         if data := b"".join(frames):
             await self._out.write(data)

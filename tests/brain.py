@@ -271,7 +271,9 @@ class LoopbackServer:
 
     async def answer(self, asked: Asked, wire: Wire) -> None:
         if asked.method == "GET" and asked.path == "/v1/models":
-            await (self.models or whole({"object": "list", "data": [{"id": self.model, "object": "model"}]}))(asked, wire)
+            await (self.models or whole({"object": "list", "data": [{"id": self.model, "object": "model"}]}))(
+                asked, wire
+            )
             return
         self.asked.append(asked)
         self._came.set()

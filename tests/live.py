@@ -438,9 +438,7 @@ class ServiceProcess:
 
 
 @asynccontextmanager
-async def service_process(
-    folder: Path, tables: Mapping[str, Any], *arguments: str
-) -> AsyncIterator[ServiceProcess]:
+async def service_process(folder: Path, tables: Mapping[str, Any], *arguments: str) -> AsyncIterator[ServiceProcess]:
     """`chiasm serve` with this configuration; killed at the end where it still runs."""
     config = folder / "config.toml"
     config.write_text(_toml(tables))

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import count
 from pprint import pformat
 from typing import Any, Final, TypeAlias
 
@@ -47,6 +48,7 @@ from router.protocol.events import (
 )
 from router.protocol.exchange import Exchange
 from router.protocol.openai_chat import OpenAIChat
+from router.protocol.own_tools import OwnTools
 from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Part, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.profiles import PROFILES
 
@@ -95,8 +97,14 @@ def a(kind: type[Action], **some: object) -> Like:
     return Like(kind, some)
 
 
-def owning(*names: str) -> Callable[[str], bool]:
-    return frozenset(names).__contains__
+def owning(*names: str) -> OwnTools:
+    return OwnTools(names)
+
+
+def counted_ids() -> Callable[[], str]:
+    """Minted ids that a test can name: `minted_0`, `minted_1`, …"""
+    numbers = count()
+    return lambda: f"minted_{next(numbers)}"
 
 
 class Playbook:
@@ -168,7 +176,7 @@ class Playbook:
 def playbook(
     *,
     max_turns: int = 8,
-    owns: Callable[[str], bool] | None = None,
+    own: OwnTools | None = None,
     request: Mapping[str, Any] = REQUEST,
     dialect: Dialect | None = None,
 ) -> Playbook:
@@ -176,7 +184,8 @@ def playbook(
     exchange = Exchange(
         dialect=dialect or OpenAIChat(PROFILES["vllm"]),
         request=request,
-        owns=owns or owning("analyzeImage"),
+        own=own or owning("analyzeImage"),
+        mint_id=counted_ids(),
         max_turns=max_turns,
     )
     return Playbook(exchange)

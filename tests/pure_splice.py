@@ -36,8 +36,9 @@ from router.protocol.openai_chat import (
     Envelope,
     OpenAIChat,
 )
+from router.protocol.own_tools import OwnTools
 from router.protocol.profiles import PROFILES
-from tests.playbook import REQUEST, owning
+from tests.playbook import REQUEST, counted_ids, owning
 from tools.call import ToolCall, ToolResult, VisionUsage
 
 Cut = Callable[[bytes], Iterable[bytes]]
@@ -96,7 +97,7 @@ def splice(
     turns: Sequence[bytes],
     *,
     cut: Cut = whole,
-    owns: Callable[[str], bool] | None = None,
+    own: OwnTools | None = None,
     run: Callable[[ToolCall], ToolResult] = looked,
     max_turns: int = 8,
     request: Mapping[str, Any] = REQUEST,
@@ -106,7 +107,11 @@ def splice(
 ) -> Spliced:
     """Raises AssertionError where the exchange does not end with the last of `turns`."""
     exchange = Exchange(
-        dialect=OpenAIChat(PROFILES[engine]), request=request, owns=owns or owning("analyzeImage"), max_turns=max_turns
+        dialect=OpenAIChat(PROFILES[engine]),
+        request=request,
+        own=own or owning("analyzeImage"),
+        mint_id=counted_ids(),
+        max_turns=max_turns,
     )
     mint = minting()
     wholes: list[CompletionReader] = []

@@ -815,7 +815,7 @@ def test_a_follow_up_has_not_been_heard_yet() -> None:
 
 
 def test_events_that_cannot_happen_now_are_a_fault_in_the_caller() -> None:
-    fresh = Exchange(dialect=OpenAIChat(PROFILES["vllm"]), request=REQUEST, owns=owning(), max_turns=1)
+    fresh = Exchange(dialect=OpenAIChat(PROFILES["vllm"]), request=REQUEST, own=owning(), mint_id=str, max_turns=1)
     with pytest.raises(AssertionError):
         fresh.handle(Text("before the start"))
     fresh.start()

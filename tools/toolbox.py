@@ -23,8 +23,7 @@ def free_name(name: str, taken: Collection[str]) -> str:
 
 
 class Toolbox:
-    """Knows its tools by the names under which they are offered, and by nothing else: a call of any other name is the
-    client's."""
+    """Knows its tools by the names under which they are offered."""
 
     def __init__(self, tools: Sequence[Tool]) -> None:
         self._tools = {tool.definition.name: tool for tool in tools}
@@ -32,9 +31,6 @@ class Toolbox:
     @property
     def definitions(self) -> tuple[ToolDefinition, ...]:
         return tuple(tool.definition for tool in self._tools.values())
-
-    def owns(self, name: str) -> bool:
-        return name in self._tools
 
     async def call_all(self, calls: Sequence[ToolCall]) -> tuple[ToolResult, ...]:
         """Run them side by side; results in the calls' order.  Cancelling cancels all of them."""

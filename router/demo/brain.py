@@ -45,6 +45,26 @@ _TROUBLE = re.compile(
     re.IGNORECASE,
 )
 _ABOUT_TROUBLE = re.compile(r"\b(wrong|error\w*|problem\w*|fail\w*|broke\w*|fix\w*|crash\w*)\b", re.IGNORECASE)
+_WORD = re.compile(r"\w{4,}")
+_ABOUT_NOTHING = frozenset(
+    [
+        "what",
+        "does",
+        "this",
+        "that",
+        "these",
+        "those",
+        "there",
+        "here",
+        "have",
+        "with",
+        "which",
+        "image",
+        "picture",
+        "text",
+        "word",
+    ]
+)
 _MOST_OF_A_QUESTION = 300
 """Characters of the user's words that are quoted or asked about."""
 
@@ -145,10 +165,8 @@ def _look(wanted: Sequence[str], tool: str, question: str, broken: Sequence[str]
     together = len(wanted) > 1 and bool(_COMPARING.search(question))
     asked = [", ".join(wanted)] if together else wanted
     task = question or "Describe the image, with all text in it."
-    pictures = "that picture" if len(wanted) == 1 else "those pictures"
     return Reply(
-        reasoning=f"The question is about {which}. I cannot see {pictures}, so I should ask for a look before I "
-        "answer.",
+        reasoning=f"This is about {which}. I cannot see {'it' if len(wanted) == 1 else 'them'}, so I ask for a look.",
         content=" ".join([*broken, f"I will have a look at {which}."]),
         calls=tuple((tool, {"image": image, "task": task}) for image in asked),
     )
@@ -157,9 +175,8 @@ def _look(wanted: Sequence[str], tool: str, question: str, broken: Sequence[str]
 def _quote(results: Sequence[str], question: str) -> Reply:
     parts = [_INTRODUCTION + " I do not understand a picture, I only repeat what the tool answered."]
     read = [_rows(result) for result in results]
-    trouble = [row for rows in read for row in rows if _TROUBLE.search(row)]
-    if trouble and _ABOUT_TROUBLE.search(question):
-        parts.append("This looks like the trouble:\n\n" + _quoted(trouble))
+    if fitting := [row for rows in read for row in rows if _fits(row, question)]:
+        parts.append("This fits the question:\n\n" + _quoted(fitting))
     for result, rows in zip(results, read, strict=True):
         if rows:
             parts.append("All that was read:\n\n" + _quoted(rows))
@@ -188,6 +205,14 @@ def _plain(text: str, wanted: Sequence[str], broken: Sequence[str], messages: Se
     return Reply("There is no picture in the newest message.", " ".join(parts))
 
 
+def _fits(row: str, question: str) -> bool:
+    """It tells of trouble where the question is about trouble, or they have a word in common."""
+    if _ABOUT_TROUBLE.search(question) and _TROUBLE.search(row):
+        return True
+    asked = {word.lower() for word in _WORD.findall(question)} - _ABOUT_NOTHING
+    return not asked.isdisjoint(word.lower() for word in _WORD.findall(row))
+
+
 def lines_read(result: str) -> list[str]:
     """The words of the lines that a tool result gives as `x,y,w,h: words`."""
     return [words for _, _, words in _PLACED_LINE.findall(result)]
@@ -199,7 +224,7 @@ def _rows(result: str) -> list[str]:
     top = bottom = 0.0
     for y, height, words in _PLACED_LINE.findall(result):
         if rows and top < int(y) + int(height) / 2 < bottom:
-            rows[-1] += f" · {words}"
+            rows[-1] += f" | {words}"
         else:
             rows.append(words)
         top, bottom = int(y), int(y) + int(height)

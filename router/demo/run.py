@@ -31,7 +31,7 @@ from router.protocol.openai_chat import ChunkReader
 from router.protocol.parts import ErrorFrame, Finish, Part, Reasoning, Text, ToolStart
 from tools.vision.ocr import OcrEyes
 
-SAMPLE_QUESTION = "What went wrong here, and what can I do about it?"
+SAMPLE_QUESTION = "What went wrong, and what can I do?"
 QUESTION = "What does this image say?"
 
 _GOOD, _NOT_AS_PROMISED = 0, 1
@@ -114,11 +114,11 @@ async def _demo(show: Show, picture: Picture, question: str, *, serve: bool) -> 
     def tell(step: Step) -> None:
         steps.put_nowait((clock(), step))
 
-    with _listening() as brain_socket, _listening() as router_socket:
+    with loopback_socket() as brain_socket, loopback_socket() as router_socket:
         brain_url, router_url = _url(brain_socket), _url(router_socket)
         async with (
-            _running(StandIn(tell).app, brain_socket),
-            _running(create_app(_settings(brain_url)), router_socket),
+            running(StandIn(tell).app, brain_socket),
+            running(create_app(_settings(brain_url)), router_socket),
             http_client() as client,
         ):
             show.opening(brain_url, router_url)
@@ -254,7 +254,8 @@ def _url(listening: socket.socket) -> str:
 
 
 @contextlib.contextmanager
-def _listening() -> Iterator[socket.socket]:
+def loopback_socket() -> Iterator[socket.socket]:
+    """A socket that listens on a free port, for this machine only."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening
 
@@ -268,7 +269,7 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def _running(app: Any, listening: socket.socket) -> AsyncIterator[None]:
+async def running(app: Any, listening: socket.socket) -> AsyncIterator[None]:
     """Serve `app` meanwhile.  The socket listens already, so whoever comes too early waits in its queue."""
     config = uvicorn.Config(
         app,

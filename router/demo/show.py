@@ -29,8 +29,8 @@ _STANDING_SHOWN = 3
 _MOST_SHOWN = 100
 """Characters of what a client or the brain said that are shown in a step."""
 
-_PIECE_OF_BASE64 = 60
-"""Characters.  Not one piece of the image's base64 of this length may turn up in what the brain gets."""
+_LIKE_BASE64 = re.compile(r"[A-Za-z0-9+/]{60,}")
+"""Words are shorter, and so are ids."""
 
 
 class OutputClosed(Exception):
@@ -200,7 +200,8 @@ class Show:
             if standing and story.sent is not None:
                 words = "takes the image out, keeps it, and asks the brain"
                 explained = (
-                    f"{_size(len(body))} of text instead of {_size(story.sent.size)}; in the image's place stands"
+                    f"{_size(story.sent.size)} came in, {_size(len(body))} go on, all of it text; "
+                    "in the image's place stands"
                 )
                 self._step(now, request_id, "chiasm", words, explained, *standing)
             else:
@@ -240,11 +241,8 @@ class Show:
         return story is None or story.turns > 1
 
     def _image_data_in(self, body: bytes) -> bool:
-        text = body.decode("utf-8", "replace")
-        base64 = self._picture.base64
-        return any(
-            base64[start : start + _PIECE_OF_BASE64] in text for start in range(0, len(base64), _PIECE_OF_BASE64)
-        )
+        runs: list[str] = _LIKE_BASE64.findall(body.decode("utf-8", "replace"))
+        return any(run[:60] in self._picture.base64 or run[-60:] in self._picture.base64 for run in runs)
 
     def verdict(self, answered: Answered) -> bool:
         """What was promised, checked against what went over the wire; whether all of it held."""

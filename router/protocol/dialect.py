@@ -52,6 +52,12 @@ class Dialect(Protocol):
         The tokens it used are taken off the client's limit; `None` where nothing worth saying fits into what is left.
         """
 
+    def whole(self, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """`request`, answered in one piece instead of as a stream; `None` if it is so already."""
+
+    def spent(self, request: Mapping[str, Any], turn: Turn) -> bool:
+        """Whether `turn` used up all the tokens that `request` allowed."""
+
     def assistant_message(self, turn: Turn) -> Mapping[str, Any]:
         """What the brain said in `turn`, as it stands in a history."""
 

@@ -19,6 +19,7 @@ What passes at once: thoughts and words, as they come, and the client's calls.  
 *   **A second client call**, while the first is unfinished.  Clients read calls one after the other (claude-code-
     router writes into a closed block otherwise), so interleaved fragments are put in line.  A call is finished when
     its arguments are a complete object, or when the turn is over: one that has none yet may still get some.
+*   **What may become a call written as text** (`rescue.py`), while our tools are on offer.
 *   **Words after the client's first call**: no client has a place for them (the same one writes them into the tool
     block).  They stay in the turn's record, which goes back to the brain.
 
@@ -34,6 +35,8 @@ calls of both kinds (a *mixed turn*), the client must answer its own first: its 
 The last turn that `max_turns` allows is announced to the brain in the tool results before it, with the tool list
 unchanged: taking tools away makes some models write calls as text, and costs the whole prefix cache with Qwen's
 template, which renders tools first.
+
+A turn that ends well and says nothing at all is asked again once, not streamed: some parsers lose a whole call.
 
 Nothing here waits, and nothing knows of time, sockets or bytes.
 """
@@ -61,7 +64,9 @@ from router.protocol.events import (
     UpstreamEnded,
     UpstreamFailed,
 )
+from router.protocol.own_tools import OwnTools
 from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Reasoning, Text, ToolArgs, ToolStart, Usage
+from router.protocol.rescue import TextGate
 from router.protocol.turn import CallInTurn, Turn
 from tools.call import ToolResult, VisionUsage
 
@@ -125,18 +130,24 @@ class Exchange:
         *,
         dialect: Dialect,
         request: Mapping[str, Any],
-        owns: Callable[[str], bool],
+        own: OwnTools,
+        mint_id: Callable[[], str],
         max_turns: int,
         looked: VisionUsage = VisionUsage(),  # noqa: B008 (frozen)
     ) -> None:
-        """`looked`: what looking has cost before the first turn."""
+        """`mint_id`: ids for calls that came without one.  `looked`: what looking has cost before the first turn."""
         self._dialect = dialect
         self._request = request
-        self._owns = owns
+        self._own = own
+        self._mint_id = mint_id
         self._max_turns = max_turns
         self._state = State.IDLE
         self._words = Seam()
         self._thoughts = Seam()
+        self._word_gate = TextGate(own.names)
+        self._thought_gate = TextGate(own.names)
+        self._asked_again = False
+        """Whether a turn that said nothing was asked again already; once is enough."""
         self._turn = Turn(0)
         self._past: list[Turn] = []
         self._vision = looked
@@ -224,38 +235,75 @@ class Exchange:
     # What the brain says
 
     def _text(self, part: Text) -> list[Action]:
-        turn = self._turn
-        turn.heard = True
-        turn.content_pieces.append(part.text)
+        self._turn.heard = True
+        text = self._word_gate.feed(part.text) if self._own.names else part.text
+        return self._say(part, text) if text else []
+
+    def _say(self, part: Text, text: str) -> list[Action]:
+        """`text`: what is certainly no call of ours, of `part` and what was held before it."""
+        self._turn.content_pieces.append(text)
         if self._client_call is not None:
             return []
-        text = self._words.take(part.text)
+        text = self._words.take(text)
         if not text:
             return []
         return [SendPart(part if text is part.text else replace(part, text=text))]
 
     def _reasoning(self, part: Reasoning) -> list[Action]:
-        turn = self._turn
-        turn.heard = True
-        turn.reasoning_pieces.append(part.text)
+        self._turn.heard = True
+        text = self._thought_gate.feed(part.text) if self._own.names else part.text
+        return self._think(part, text) if text else []
+
+    def _think(self, part: Reasoning, text: str) -> list[Action]:
+        self._turn.reasoning_pieces.append(text)
         if self._client_call is not None:
             return []
-        text = self._thoughts.take(part.text)
+        text = self._thoughts.take(text)
         if not text:
             return []
         return [SendPart(part if text is part.text else replace(part, text=text))]
 
+    def _interrupted(self) -> list[Action]:
+        thoughts, words = self._thought_gate.interrupt(), self._word_gate.interrupt()
+        return self._given_back(thoughts, words)
+
+    def _given_back(self, thoughts: str, words: str) -> list[Action]:
+        return [
+            *(self._think(Reasoning(thoughts), thoughts) if thoughts else []),
+            *(self._say(Text(words), words) if words else []),
+        ]
+
+    def _written_calls(self) -> list[Action]:
+        """The turn is over: calls of ours that came as text join its calls, other text that was held goes out.
+
+        A call inside a thought counts only where nothing else was said: a model may well think about calling.
+        """
+        if not self._own.names:
+            return []
+        actions = self._given_back(self._thought_gate.close(), self._word_gate.close())
+        turn = self._turn
+        silent = not turn.calls and not turn.content.strip()
+        written = self._word_gate.calls or (self._thought_gate.calls if silent else [])
+        for slot, call in enumerate(written, max(turn.calls, default=-1) + 1):
+            turn.calls[slot] = CallInTurn(slot, self._mint_id(), call.name, True, [call.arguments])
+        if written:
+            self._words.cut()
+            self._thoughts.cut()
+        return actions
+
     def _tool_start(self, part: ToolStart) -> list[Action]:
         turn = self._turn
         turn.heard = True
-        call = CallInTurn(part.slot, part.id, part.name, self._owns(part.name))
+        interrupted = self._interrupted()
+        own = self._own.claim(part.name)
+        call = CallInTurn(part.slot, part.id, own or part.name, own is not None)
         turn.calls[part.slot] = call
         self._words.cut()
         self._thoughts.cut()
         if call.owned:
-            return []
+            return interrupted
         self._waiting.append(call)
-        return self._next_client_calls()
+        return [*interrupted, *self._next_client_calls()]
 
     def _tool_args(self, part: ToolArgs) -> list[Action]:
         call = self._turn.calls[part.slot]
@@ -285,21 +333,44 @@ class Exchange:
     # How a turn ends
 
     def _upstream_ended(self, clean: bool) -> list[Action]:
+        return [*self._written_calls(), *self._turn_ended(clean)]
+
+    def _turn_ended(self, clean: bool) -> list[Action]:
         turn = self._turn
         owned, of_client = turn.owned, turn.of_client
         calls_are_whole = bool(turn.calls) and all(call.is_whole() for call in turn.calls.values())
         if turn.finish is None and not clean and not (calls_are_whole and not of_client):
             return self._failed(UpstreamBroken("the model's server ended its answer in the middle"))
         # A call that the limit cut is not run, though it may look whole: vLLM closes its arguments (`{}` in the end).
-        # Were it whole, there would still be no tokens left to say what was seen.
-        if owned and turn.finish != "length":
+        # Were it whole, there would still be no tokens left to say what was seen.  Others call the cut `tool_calls`.
+        cut = turn.finish == "length" or (not calls_are_whole and self._dialect.spent(self._request, turn))
+        if cut and owned:
+            turn.finish = "length"
+        if owned and not cut:
             if of_client:
                 return self._mixed_turn(owned, of_client)
             if turn.number < self._max_turns:
                 self._state = State.CALLING_TOOLS
                 return [CallTools(tuple(call.whole() for call in owned))]
             return self._out_of_turns()
+        if self._said_nothing() and (again := self._dialect.whole(self._request)) is not None:
+            self._asked_again = True
+            self._past.append(turn)
+            return [self._open(again, follows=self._request)]
         return [*self._remaining_client_calls(), *self._last_words(), self._complete(self._reason())]
+
+    def _said_nothing(self) -> bool:
+        """A turn that ends well and says nothing, with our tools on offer, has most likely lost a call: streaming
+        parsers of vLLM up to 0.22 drop one that arrives in a single piece; its whole-answer parser finds it."""
+        turn = self._turn
+        return (
+            bool(self._own.names)
+            and not self._asked_again
+            and not turn.calls
+            and not turn.content.strip()
+            and turn.finish in ("stop", "tool_calls")
+            and turn.number < self._max_turns
+        )
 
     def _mixed_turn(self, owned: tuple[CallInTurn, ...], of_client: tuple[CallInTurn, ...]) -> list[Action]:
         deferred = DeferTools(
@@ -383,11 +454,14 @@ class Exchange:
         self._past.append(self._turn)
         return [self._open(request)]
 
-    def _open(self, request: Mapping[str, Any]) -> OpenUpstream:
+    def _open(self, request: Mapping[str, Any], *, follows: Mapping[str, Any] | None = None) -> OpenUpstream:
+        """`follows`: the request that later turns build upon, where that is not `request` itself."""
         if self._turn.number:
             self._words.cut()
             self._thoughts.cut()
-        self._request = request
+            self._word_gate = TextGate(self._own.names)
+            self._thought_gate = TextGate(self._own.names)
+        self._request = request if follows is None else follows
         self._turn = Turn(self._turn.number + 1)
         self._state = State.STREAMING
         return OpenUpstream(request)

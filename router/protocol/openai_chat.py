@@ -46,6 +46,8 @@ DONE = b"data: [DONE]\n\n"
 LEAST_TOKENS = 16
 """A follow-up with a smaller budget could not say a sentence; the answer then ends with `length`."""
 
+_LIMITS = ("max_tokens", "max_completion_tokens")
+
 _KNOWN_DELTA = frozenset({"role", "content", "reasoning", "reasoning_content", "tool_calls"})
 _NO_WORDS = "the model's server reported an error and gave no words for it"
 _KEPT_ENVELOPE = ("system_fingerprint", "service_tier", "provider")
@@ -576,12 +578,21 @@ class OpenAIChat:
         said = [self.assistant_message(turn), *map(self.tool_message, results)]
         following = {**request, "messages": [*request["messages"], *said]}
         used = turn.completion_tokens()
-        for limit in ("max_tokens", "max_completion_tokens"):
+        for limit in _LIMITS:
             if isinstance(request.get(limit), int):
                 following[limit] = request[limit] - used
                 if following[limit] < LEAST_TOKENS:
                     return None
         return following
+
+    def whole(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        if not request.get("stream"):
+            return None
+        return {key: value for key, value in request.items() if key not in ("stream", "stream_options")}
+
+    def spent(self, request: Mapping[str, Any], turn: Turn) -> bool:
+        limits = [request.get(name) for name in _LIMITS]
+        return any(isinstance(limit, int) and turn.completion_tokens() >= limit for limit in limits)
 
     def usage(self, turns: Sequence[Turn], vision: Mapping[str, int]) -> dict[str, Any] | None:
         """`prompt_tokens` of the last turn, because clients use it as a context meter; `completion_tokens` and

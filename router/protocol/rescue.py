@@ -78,6 +78,14 @@ class TextGate:
         self._held += text
         return "".join(self._released())
 
+    def interrupt(self) -> str:
+        """A real call begins: what was held as a mere beginning is none.  A lone opening tag is dropped: vLLM lets it
+        through as content before the call that it belongs to."""
+        if self._capturing:
+            return ""
+        rest, self._held = self._held, ""
+        return "" if rest.strip() == "<tool_call>" else rest
+
     def close(self) -> str:
         """The turn is over: what was held and is no call."""
         rest, self._held = self._held, ""

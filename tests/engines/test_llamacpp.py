@@ -28,7 +28,7 @@ CARDS = 10
 """Pictures for each question: enough that one slip of a tiny model is not a red test, few enough for seconds."""
 
 MAX_TOKENS = 400
-"""A right answer takes up to two hundred in all its turns.  A tiny model that has lost its way goes on until stopped."""
+"""A right answer takes up to two hundred in all its turns.  A tiny model that has lost its way does not stop."""
 
 Json = dict[str, Any]
 
