@@ -26,7 +26,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias, cast
 
 import orjson
 
@@ -86,9 +86,8 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(0)  # so that `flushed` means the kernel has it
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        self.transport.set_write_buffer_limits(0)  # so that `flushed` means the kernel has it
         self._server.open_connections.add(self)
         self._server.start(self._serve())
 

@@ -1,4 +1,4 @@
-"""`chiasm demo`: the stand-in brain on the wire, the sample, the proof at the end, and the command as a user runs it."""
+"""`chiasm demo`: the stand-in brain on the wire, the sample, the proof at the end, the command as a user runs it."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ async def test_usage_comes_only_when_asked_for(brain: Brain) -> None:
 async def test_without_streaming_the_answer_is_the_same(brain: Brain) -> None:
     request = asking("What?", PLACEHOLDER)
     reader = CompletionReader(lambda: "minted")
-    assert reader.feed((await ask(brain, request)).content) == []
+    assert not reader.feed((await ask(brain, request)).content)
     parts = reader.close()
     expected = reply(request)
     assert Reasoning(expected.reasoning) in parts
@@ -339,7 +339,7 @@ def test_a_story_that_does_not_hold_what_was_promised_is_not(steps: list[Step], 
 
 
 def test_another_clients_requests_are_shown_but_prove_nothing() -> None:
-    others = [
+    others: list[Step] = [
         Asked("other", body(QUESTION)),
         Thought("other", "Hm."),
         Finished("other", "tool_calls"),

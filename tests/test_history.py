@@ -133,3 +133,15 @@ def test_the_clients_request_is_never_changed_in_place() -> None:
     before = str(request)
     fit(request, LOCAL)
     assert str(request) == before
+
+
+def test_broken_arguments_in_the_clients_history_are_mended_and_whole_ones_kept() -> None:
+    def call(arguments: Any) -> dict[str, Any]:
+        return {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}, "extra": 1}
+
+    def said(*calls: Any) -> dict[str, Any]:
+        return {"role": "assistant", "content": None, "tool_calls": list(calls)}
+
+    whole = said(call('{ "a" : 1}'), call({"a": 1}), "junk")
+    assert fitted(user("u"), whole)[1] is whole
+    assert fitted(user("u"), said(call('{"a": "cut o'), call("{}")))[1] == said(call('{"a":"cut o"}'), call("{}"))

@@ -77,7 +77,7 @@ async def test_an_image_becomes_a_placeholder_and_its_bytes_are_kept(room: Room)
     taken = await room.take(user("what is it?", part(png())))
     question, stands = texts(taken)
     assert question == "what is it?"
-    assert stands.startswith("[Image #1] (PNG, 30x20; ")
+    assert stands.startswith("[Image #1] (attached PNG, 30x20, ")
     (record,) = taken.images
     assert (record.number, record.media_type, record.width, record.height) == (1, "image/png", 30, 20)
     assert (record.origin, record.bytes) == ("user", len(png()))
@@ -143,7 +143,7 @@ async def test_a_bad_image_is_a_placeholder_that_says_so(room: Room, payload: by
     taken = await room.take(user("look", part(payload)), user(part(png())))
     assert texts(taken)[1].startswith("[Image #1: unreadable, ")
     assert reason in texts(taken)[1]
-    assert texts(taken)[2].startswith("[Image #2] (PNG")
+    assert texts(taken)[2].startswith("[Image #2] (attached PNG")
 
 
 async def test_junk_base64_is_a_bad_image(room: Room) -> None:
@@ -206,7 +206,7 @@ async def test_a_store_that_fails_does_not_fail_the_request() -> None:
             raise StoreError("no space left")
 
     taken = await Room(Full(max_bytes=1)).take(user(part(png())))
-    assert texts(taken)[0].startswith("[Image #1] (PNG")
+    assert texts(taken)[0].startswith("[Image #1] (attached PNG")
 
 
 async def test_a_number_typed_by_somebody_adds_nothing_to_the_table(room: Room) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from router.errors import BadRequest, UpstreamBroken
 from router.protocol.events import Complete, Fail
 from router.protocol.exchange import LAST_TURN_NOTE
+from router.protocol.mended import mended
 from router.protocol.openai_chat import (
     LEAST_TOKENS,
     ChunkReader,
@@ -25,7 +26,6 @@ from router.protocol.openai_chat import (
     CompletionWriter,
     OpenAIChat,
     error_body,
-    mended,
 )
 from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Part, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.profiles import PROFILES
@@ -1034,10 +1034,17 @@ def test_arguments_go_back_to_the_letter() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["", " ", "{", '"image":"1"}', "[]", "null", '"{}"', "7", '{"a":1}{"b":2}', "{'a':1}"]
+    ("arguments", "mend"),
+    [
+        *((nothing, "{}") for nothing in ("", " ", "{", "[]", "null", '"{}"', "7", '{"a":"\\ud800"', "x" * 70_000)),
+        ('"image":"1"}', '{"image":"1"}'),
+        ('{"a":1}{"b":2}', '{"a":1}'),
+        ("{'a':1}", '{"a":1}'),
+        ('{"path":"a.py","text":"cut o', '{"path":"a.py","text":"cut o"}'),
+    ],
 )
-def test_arguments_that_a_server_could_not_parse_are_mended_in_a_history(arguments: str) -> None:
-    assert mended(arguments) == "{}"
+def test_arguments_that_a_server_could_not_parse_are_mended_in_a_history(arguments: str, mend: str) -> None:
+    assert mended(arguments) == mend
 
 
 @pytest.mark.parametrize("arguments", ["{}", ' {"a":1} \n', '{"a":{"b":[null]}}'])

@@ -10,7 +10,6 @@ import secrets
 import shlex
 import signal
 import socket
-import sys
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager
@@ -59,7 +58,6 @@ def demo(image: Path | None, question: str | None, *, serve: bool) -> int:
     finally:
         show.close()
     if told:
-        sys.stdout.flush()
         os._exit(code)  # `sys.exit` waits for threads, and one that is recognising text takes seconds to end
     return code
 

@@ -152,8 +152,8 @@ class Show:
         self._line()
         self._line("Chiasm demo: a text model answers a question about an image", style="bold")
         self._line()
-        self._who("brain", f"a stand-in at {brain_url}: simple rules, no model, and it sees no images")
-        self._who("eyes", "text recognition (OCR) on this machine: they read, and see nothing else")
+        self._who("brain", f"a stand-in at {brain_url}: simple rules, no model")
+        self._who("eyes", "text recognition (OCR) on this machine: they read, nothing else")
         self._who("chiasm", f"the real router at {router_url}, between the two")
         self._line()
 
@@ -200,8 +200,7 @@ class Show:
             if standing and story.sent is not None:
                 words = "takes the image out, keeps it, and asks the brain"
                 explained = (
-                    f"{_size(story.sent.size)} came in, {_size(len(body))} go on, all of it text; "
-                    "in the image's place stands"
+                    f"{_size(story.sent.size)} in, {_size(len(body))} out, text only; where the image was stands"
                 )
                 self._step(now, request_id, "chiasm", words, explained, *standing)
             else:
@@ -268,8 +267,8 @@ class Show:
         self._line("Next", style="bold")
         self._line()
         self._command('chiasm demo picture.png "What does it say?"', "your own image")
-        self._command("chiasm demo --serve", "leave this running for a client")
-        self._command("chiasm serve --text URL --vision URL", "real models: two base URLs ending in /v1")
+        self._command("chiasm demo --serve", "leave it running for a client")
+        self._command("chiasm serve --text URL --vision URL", "real models; URLs end in /v1")
         self._line()
         self._line("  README.md has the rest.")
         self._line()

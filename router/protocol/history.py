@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from router.protocol.mended import mended
 from router.protocol.profiles import Profile
 
 _BILLING_LINE = re.compile(r"^x-anthropic-billing-header:[^\n]*\n?", re.MULTILINE)
@@ -47,10 +48,23 @@ def _message(message: Any, profile: Profile) -> Any:
     fitted = _without_cache_control(message)
     if fitted.get("role") == "developer" and not profile.developer_role:
         fitted = {**fitted, "role": "system"}
+    if fitted.get("role") == "assistant" and isinstance(fitted.get("tool_calls"), list):
+        calls = [_call(call) for call in fitted["tool_calls"]]
+        if any(a is not b for a, b in zip(calls, fitted["tool_calls"], strict=True)):
+            fitted = {**fitted, "tool_calls": calls}
     if fitted.get("role") in ("system", "developer"):
         content = _without_billing(fitted.get("content"))
         fitted = fitted if content == fitted.get("content") else {**fitted, "content": content}
     return fitted
+
+
+def _call(call: Any) -> Any:
+    """A call that the client sends back, with arguments that the server can parse."""
+    function = call.get("function") if isinstance(call, dict) else None
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(arguments, str) or (whole := mended(arguments)) == arguments:
+        return call
+    return {**call, "function": {**function, "arguments": whole}}
 
 
 def _without_cache_control(value: Any) -> Any:

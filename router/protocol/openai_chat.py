@@ -23,6 +23,7 @@ from typing import Any, assert_never
 import orjson
 
 from router.errors import ChiasmError
+from router.protocol.mended import mended
 from router.protocol.parts import (
     ErrorFrame,
     Finish,
@@ -531,7 +532,7 @@ class CompletionWriter:
 
 
 def error_body(error: ChiasmError) -> dict[str, Any]:
-    """The envelope of interface.md: `{"error": {"message", "type", "param", "code"}}`."""
+    """The error envelope: `{"error": {"message", "type", "param", "code"}}`."""
     return {
         "error": {
             "message": error.message,
@@ -624,9 +625,3 @@ def tool_object(tool: ToolDefinition) -> dict[str, Any]:
     """A tool as it stands in `tools`."""
     function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
     return {"type": "function", "function": function}
-
-
-def mended(arguments: str) -> str:
-    """Arguments as they may stand in a history: servers parse them and refuse the whole conversation for one that is
-    not a JSON object (vLLM up to 0.24, Ollama).  What is one already stays as it is, to the byte."""
-    return arguments if is_object(arguments) else "{}"

@@ -20,18 +20,20 @@ def placeholder(record: ImageRecord, tool: str | None) -> str:
     """What stands where the image stood; `tool` is the name under which the brain can look (`None`: it cannot)."""
     if record.problem:
         return f"[Image #{record.number}: unreadable, {record.problem}]"
-    what = f"{_FORMATS.get(record.media_type, 'image')}, {record.width}x{record.height}"
+    number = record.number
     if tool is None:
-        return f"[Image #{record.number}] ({what}; not visible to you)"
-    return f"[Image #{record.number}] ({what}; not visible to you, call {tool} to look at it, do not guess)"
+        return f"[Image #{number}] (attached {_facts(record)}, not visible to you)"
+    # Measured with a small model: "attached" and the number inside the words keep it from taking them for its task.
+    return (
+        f'[Image #{number}] (attached {_facts(record)}, not visible; call {tool} with image "{number}" to look at it)'
+    )
 
 
 def captioned(record: ImageRecord, description: str) -> str:
     """What stands where the image stood for a brain that cannot look: a description, or why there is none."""
     if record.problem:
         return placeholder(record, None)
-    what = f"{_FORMATS.get(record.media_type, 'image')}, {record.width}x{record.height}"
-    return f"[Image #{record.number}] ({what}; described by a vision model)\n{description}"
+    return f"[Image #{record.number}] (attached {_facts(record)}, described by a vision model)\n{description}"
 
 
 def inline_placeholder(record: ImageRecord) -> str:
@@ -39,6 +41,10 @@ def inline_placeholder(record: ImageRecord) -> str:
     if record.problem:
         return f"[Image #{record.number}: unreadable, {record.problem}]".replace('"', "'").replace("\\", "/")
     return f"[Image #{record.number}]"
+
+
+def _facts(record: ImageRecord) -> str:
+    return f"{_FORMATS.get(record.media_type, 'image')}, {record.width}x{record.height}"
 
 
 _FORMATS = {
