@@ -62,18 +62,13 @@ class Door:
             await self._endpoint(Caller(tenant, request_id, headers), scope, receive, watched)
         except ClientGone:
             return
-        except ChiasmError as error:
-            await self._answer(watched, error, request_id)
         except asyncio.CancelledError:
             # The server stops and the time to finish is over.
             if not watched.started:
                 await self._answer(watched, ShuttingDown("the server is shutting down", retry_after=1), request_id)
             raise
-        except Exception:
-            log.exception("a fault of ours in request %s", request_id)
-            await self._answer(
-                watched, ChiasmError("an internal error; the log has more under this request id"), request_id
-            )
+        except Exception as error:
+            await self._answer(watched, told(error, request_id), request_id)
 
     async def _answer(self, send: _Watched, error: ChiasmError, request_id: str) -> None:
         if send.started:
@@ -104,6 +99,14 @@ class Door:
             if key and any(matches):
                 return tenant_of(key)
         raise Unauthorized("the API key is missing or wrong: send one of server.api_keys as Bearer or x-api-key")
+
+
+def told(error: Exception, request_id: str) -> ChiasmError:
+    """What a client is told of this: its own words if it has some for clients, else that the fault is ours."""
+    if isinstance(error, ChiasmError):
+        return error
+    log.error("a fault of ours in request %s", request_id, exc_info=error)
+    return ChiasmError("an internal error; the log has more under this request id")
 
 
 class _Watched:

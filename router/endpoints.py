@@ -22,7 +22,7 @@ from router.caption import Captions
 from router.config import ServerSettings, Settings
 from router.conversation import SESSION_HEADERS
 from router.deferred import DeferredTurns
-from router.door import Caller, read_body
+from router.door import Caller, read_body, told
 from router.errors import ChiasmError, ShuttingDown, UpstreamError
 from router.images import ConversationImages
 from router.ingest import Ingest
@@ -44,7 +44,7 @@ from router.protocol.openai_chat import (
 from router.protocol.own_tools import OwnTools
 from router.protocol.placeholders import placeholder
 from router.relay import Out, Relay
-from router.response import EventStream, Receive, Send, send_json, unless_gone
+from router.response import ClientGone, EventStream, Receive, Send, send_json, unless_gone
 from tools import analyze_image
 from tools.analyze_image import AnalyzeImage
 from tools.call import VisionUsage
@@ -100,20 +100,26 @@ async def _stream(chat: _Chat, envelope: Envelope, server: ServerSettings, recei
     heartbeats = {"comment": writer.heartbeat, "chunk": writer.empty_chunk, "off": None}
     out = EventStream(send, chat.headers, heartbeat=heartbeats[server.heartbeat], interval=server.heartbeat_seconds)
 
+    said_all = False
+
     async def answer() -> None:
+        nonlocal said_all
         try:
             async with out.alive():
                 await chat.run(writer, out)
-        except ChiasmError as error:
+        except ClientGone:
+            raise
+        except Exception as error:
             if not out.started:
                 raise
-            await out.write(writer.fail(error))
+            await out.write(writer.fail(told(error, chat.headers["x-request-id"])))
+        said_all = True
         await out.end()
 
     try:
         await unless_gone(receive, answer())
     except asyncio.CancelledError:  # the time to drain is over
-        if out.started:
+        if out.started and not said_all:
             await out.write(writer.fail(ShuttingDown("the server is shutting down")))
             await out.end()
         raise

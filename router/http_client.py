@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import httpx
+from aiohttp.http_exceptions import HttpProcessingError
 from httpx_aiohttp import AiohttpTransport
 
 CONNECT_SECONDS = 5.0
@@ -25,6 +26,11 @@ _KEEPALIVE_SECONDS = 2.0
 
 NO_READ_LIMIT = httpx.Timeout(connect=CONNECT_SECONDS, read=None, write=WRITE_SECONDS, pool=None)
 """Silence is limited by whoever reads, who knows what is normal: a long prefill is silent for minutes."""
+
+
+BROKEN: tuple[type[Exception], ...] = (httpx.HTTPError, aiohttp.ClientError, HttpProcessingError)
+"""What a connection that breaks or talks garbage can raise: the transport hands on what it has no httpx name for, such
+as a status line or a chunk that is none."""
 
 
 @asynccontextmanager

@@ -135,12 +135,13 @@ class Relay:
 
     async def _hear(self, request: Mapping[str, Any]) -> Sequence[Action]:
         exchange = self._exchange
-        async with (
-            silence_limit(self._first_byte_seconds) as silence,
-            self._upstream.complete(self._path, request, self._headers) as answer,
-        ):
-            reader = self._reader(answer.content_type)
-            try:
+        reader: Reader | None = None
+        try:
+            async with (
+                silence_limit(self._first_byte_seconds) as silence,
+                self._upstream.complete(self._path, request, self._headers) as answer,
+            ):
+                reader = self._reader(answer.content_type)
                 async for data in answer.chunks:
                     silence.pause()
                     if end := await self._pass_on(reader.feed(data)):
@@ -149,12 +150,13 @@ class Relay:
                         silence.listen(AFTER_DONE_SECONDS)
                     else:
                         silence.listen(AFTER_FINISH_SECONDS if exchange.finished else self._idle_seconds)
-            except UpstreamError:
-                if not reader.clean:
-                    raise
-            silence.pause()
-            if end := await self._pass_on(reader.close()):
-                return end
+                silence.pause()
+                if end := await self._pass_on(reader.close()):
+                    return end
+        except UpstreamError:
+            # Out here, because only on the way out do a broken connection and silence become one of these.
+            if reader is None or not reader.clean:
+                raise
         return exchange.handle(UpstreamEnded(reader.clean))
 
     async def _pass_on(self, parts: Sequence[Part]) -> list[Action]:

@@ -94,7 +94,13 @@ class EventStream:
                 await asyncio.sleep(min(self._interval, STALLED_SECONDS / 4))
             elif now - self._last >= self._interval:
                 self._last = now
-                await self.beat()
+                try:
+                    async with asyncio.timeout(STALLED_SECONDS):
+                        await self.beat()
+                except TimeoutError:
+                    self._stalled = True
+                    owner.cancel()
+                    return
             else:
                 await asyncio.sleep(self._last + self._interval - now)
 

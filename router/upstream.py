@@ -13,6 +13,7 @@ import httpx
 import orjson
 
 from router.errors import UpstreamBroken, UpstreamError, UpstreamRefused
+from router.http_client import BROKEN
 
 _MOST_ERROR_BYTES = 64 * 1024
 """An error body beyond this is a web page, not an explanation."""
@@ -59,7 +60,7 @@ class Upstream:
                 response = await self._client.get(f"{self._base_url}/models", headers=self._headers({}))
         except TimeoutError:
             raise UpstreamBroken("the model's server did not answer when asked for its models") from None
-        except httpx.HTTPError as error:
+        except BROKEN as error:
             raise _unreachable(error) from None
         if response.status_code >= 400:
             raise self._refusal(response.status_code, response.headers, response.content)
@@ -87,13 +88,13 @@ class Upstream:
         )
         try:
             response = await self._client.send(outgoing, stream=True)
-        except httpx.HTTPError as error:
+        except BROKEN as error:
             raise _unreachable(error) from None
         try:
             if response.status_code >= 400:
                 raise self._refusal(response.status_code, response.headers, await _error_body(response))
             yield Answer(response.headers.get("content-type", ""), _stream(response))
-        except httpx.HTTPError:
+        except BROKEN:
             raise UpstreamBroken(
                 "the connection to the model's server broke in the middle of its answer", code="upstream_reset"
             ) from None
@@ -144,12 +145,12 @@ async def _error_body(response: httpx.Response) -> bytes:
                 body += chunk
                 if len(body) >= _MOST_ERROR_BYTES:
                     break
-    except (TimeoutError, httpx.HTTPError):
+    except (TimeoutError, *BROKEN):
         pass  # its status is known; the words are a courtesy
     return bytes(body[:_MOST_ERROR_BYTES])
 
 
-def _unreachable(error: httpx.HTTPError) -> UpstreamBroken:
+def _unreachable(error: Exception) -> UpstreamBroken:
     # The transport reports a connection closed before any answer as a connect time-out, too.
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return UpstreamBroken(

@@ -23,6 +23,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
+from cache.table import ImageRecord
 from router.demo.brain import Asked, Called, Doing, Finished, Said, StandIn, Thought, reply
 from router.demo.draw_sample import SAMPLE, WORDS, draw
 from router.demo.run import CannotRun, demo, loopback_socket, running
@@ -30,13 +31,16 @@ from router.demo.show import Answered, DemoConsole, Heard, Picture, Sent, Show, 
 from router.http_client import http_client
 from router.protocol.openai_chat import ChunkReader, CompletionReader
 from router.protocol.parts import Finish, Head, Part, Reasoning, Text, ToolArgs, ToolStart, Usage
+from router.protocol.placeholders import captioned, placeholder
+from tools.analyze_image import quoted
 
 LONG = 120
 """Seconds after which a process that should have ended long ago counts as hanging."""
 
-PLACEHOLDER = "[Image #1] (PNG, 960x600; not visible to you, call analyzeImage to look at it, do not guess)"
+RECORD = ImageRecord(number=1, digest="d", media_type="image/png", width=960, height=600, bytes=9, origin="user")
+PLACEHOLDER = placeholder(RECORD, "analyzeImage")
 TOOL = {"type": "function", "function": {"name": "analyzeImage", "parameters": {"type": "object"}}}
-READ = "[Image #1]: 3 lines\n10,20,30,12: Photos\n80,22,30,10: 41.8 GB\n10,60,90,12: Error 507: no space"
+READ = quoted([1], "3 lines\n10,20,30,12: Photos\n80,22,30,10: 41.8 GB\n10,60,90,12: Error 507: no space")
 
 
 def asking(*texts: str, tools: Sequence[Any] = (TOOL,), **more: Any) -> dict[str, Any]:
@@ -74,7 +78,7 @@ def test_several_images_get_a_call_each_and_a_comparison_gets_one_call() -> None
 
 def test_it_calls_the_tool_by_the_name_that_stands_beside_the_image() -> None:
     renamed = {"type": "function", "function": {"name": "chiasm_analyzeImage"}}
-    beside = PLACEHOLDER.replace("call analyzeImage", "call chiasm_analyzeImage")
+    beside = placeholder(RECORD, "chiasm_analyzeImage")
     ((name, _),) = reply(asking("What?", beside, tools=[TOOL, renamed])).calls
     assert name == "chiasm_analyzeImage"
 
@@ -87,6 +91,16 @@ def test_it_answers_with_what_was_read_rows_together_and_what_fits_first() -> No
     assert "> Error 507: no space" in fitting
     assert "Photos" not in fitting
     assert everything.split("\n\n")[1] == "> Photos | 41.8 GB\n> Error 507: no space"
+
+
+def test_lines_count_whether_they_are_quoted_or_not() -> None:
+    answer = reply(following(asking("What?", PLACEHOLDER), "1,2,30,9: bare\n> 1,20,30,9: quoted"))
+    assert "> bare\n> quoted" in answer.content
+
+
+def test_a_question_beside_a_marker_of_the_clients_own_is_kept() -> None:
+    ((_, arguments),) = reply(asking("[Image #1] What does it say?")).calls
+    assert arguments == {"image": "1", "task": "What does it say?"}
 
 
 def test_it_repeats_an_answer_in_any_other_form_as_it_came() -> None:
@@ -116,7 +130,7 @@ def test_an_unreadable_image_is_named_and_not_looked_at() -> None:
 
 
 def test_without_the_tool_it_says_so_and_repeats_what_it_was_told() -> None:
-    answer = reply(asking("What?", "[Image #1] (PNG, 8x8; described by a vision model)\nA red door.", tools=[]))
+    answer = reply(asking("What?", captioned(RECORD, "A red door."), tools=[]))
     assert answer.calls == ()
     assert "no tool to look" in answer.content
     assert "> A red door." in answer.content
@@ -314,7 +328,7 @@ GOOD: list[Step] = [
 def test_a_good_story_is_found_good() -> None:
     good, screen = shown(*GOOD)
     assert good
-    assert PLACEHOLDER[:60] in screen
+    assert PLACEHOLDER[:60] in screen  # the line breaks somewhere behind it
     assert 'brain   calls analyzeImage(image="1")' in screen
     assert "looked for 0.1 s and read 3 lines of text" in screen
     assert "2 of the 3 lines in the image are in the answer" in screen

@@ -34,11 +34,11 @@ PACE_SECONDS = 0.012
 _TOOL = "analyzeImage"
 _SEEN = re.compile(r"\[Image #(\d{1,6})\]")
 _UNREADABLE = re.compile(r"\[Image #(\d{1,6}): ([^\]]{1,200})\]")
-_STANDING = re.compile(r"\[Image #\d{1,6}[\]:][^\n]*")
-_TOLD_TO_CALL = re.compile(r"\bcall (\w{1,64}) to look\b")
+_STANDING = re.compile(r"\[Image #\d{1,6}(?:: [^\]]*)?\](?: \([^()\n]*\))?")
+"""What stands in an image's place: its number, and perhaps words about it in brackets."""
 _COMPARING = re.compile(r"\b(compar\w*|differ\w*|same)\b", re.IGNORECASE)
-_TAG = re.compile(r"</?image_description[^>]{0,100}>\n?")
-_PLACED_LINE = re.compile(r"^\d+,(\d+),\d+,(\d+): (.+)$", re.MULTILINE)
+_MARKED = re.compile(r"^>[> ]*", re.MULTILINE)
+_PLACED_LINE = re.compile(r"^[> ]*\d+,(\d+),\d+,(\d+): (.+)$", re.MULTILINE)
 _TROUBLE = re.compile(
     r"\b(error|errors|fail\w*|fatal|exception|denied|refused|cannot|can't|could not|not enough|not found|no such|"
     r"invalid|timeout|timed out|warning|panic|traceback)\b",
@@ -181,7 +181,7 @@ def _quote(results: Sequence[str], question: str) -> Reply:
         if rows:
             parts.append("All that was read:\n\n" + _quoted(rows))
         else:
-            parts.append("The tool answered:\n\n" + _quoted(_TAG.sub("", result).strip().splitlines()))
+            parts.append("The tool answered:\n\n" + _quoted(_MARKED.sub("", result).splitlines()))
     return Reply(
         reasoning=f"The answer to my {'call' if len(results) == 1 else 'calls'} is here. I will quote it.",
         content="\n\n".join(parts),
@@ -214,7 +214,7 @@ def _fits(row: str, question: str) -> bool:
 
 
 def lines_read(result: str) -> list[str]:
-    """The words of the lines that a tool result gives as `x,y,w,h: words`."""
+    """The words of the lines that a tool result gives as `x,y,w,h: words`, quoted or not."""
     return [words for _, _, words in _PLACED_LINE.findall(result)]
 
 
@@ -300,9 +300,9 @@ def _offered(request: Mapping[str, Any]) -> set[str]:
 
 
 def _tool_for_looking(text: str, tools: set[str]) -> str | None:
-    """The tool that the text beside a picture names, else the one of the usual name; only if it is offered."""
-    told = _TOLD_TO_CALL.search(text)
-    return next((name for name in (told[1] if told else "", _TOOL) if name in tools), None)
+    """The tool that the words in a picture's place name, else the one of the usual name; only if it is offered."""
+    named = re.findall(r"\w+", " ".join(_STANDING.findall(text)))
+    return next((name for name in (*named, _TOOL) if name in tools), None)
 
 
 def _question(messages: Sequence[Mapping[str, Any]]) -> str:

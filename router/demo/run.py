@@ -30,7 +30,7 @@ from router.protocol.openai_chat import ChunkReader
 from router.protocol.parts import ErrorFrame, Finish, Part, Reasoning, Text, ToolStart
 from tools.vision.ocr import OcrEyes
 
-SAMPLE_QUESTION = "What went wrong, and what can I do?"
+SAMPLE_QUESTION = "What went wrong, and what now?"
 QUESTION = "What does this image say?"
 
 _GOOD, _NOT_AS_PROMISED = 0, 1
