@@ -128,6 +128,7 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms]]:
             deferred=deferred,
         )
         yield {"rooms": rooms}
+        await rooms.last_words()
 
 
 def _open_store(settings: Settings) -> Store:

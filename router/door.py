@@ -63,10 +63,8 @@ class Door:
         except ClientGone:
             return
         except asyncio.CancelledError:
-            # The server stops and the time to finish is over.
-            if not watched.started:
-                await self._answer(watched, ShuttingDown("the server is shutting down", retry_after=1), request_id)
-            raise
+            # The server stops and the time to finish is over.  Not raised again: it would be logged as a fault.
+            await self._answer(watched, ShuttingDown("the server is shutting down", retry_after=1), request_id)
         except Exception as error:
             await self._answer(watched, told(error, request_id), request_id)
 

@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -54,6 +54,9 @@ log = logging.getLogger("chiasm")
 
 _READY_SECONDS = 5.0
 
+_LAST_WORDS_SECONDS = 2.0
+"""For writing an error to those whose answers are cut at the end; longer only for clients that do not read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
@@ -67,6 +70,17 @@ class Rooms:
     ingest: Ingest
     captions: Captions
     deferred: DeferredTurns
+    answering: set[asyncio.Task[Any]] = field(default_factory=set)
+    """The tasks of running exchanges."""
+
+    async def last_words(self) -> None:
+        """At the end of the process: let those that were cut tell their clients.
+
+        The server cancels them, then ends the lifespan and at once itself, by the signal that it was sent; without
+        this, streams would break off without a word.
+        """
+        if self.answering:
+            await asyncio.wait(set(self.answering), timeout=_LAST_WORDS_SECONDS)
 
 
 def _rooms(scope: Any) -> Rooms:
@@ -81,6 +95,10 @@ def _rooms(scope: Any) -> Rooms:
 async def chat_completions(caller: Caller, scope: Any, receive: Receive, send: Send) -> None:
     """`POST /v1/chat/completions`."""
     rooms = _rooms(scope)
+    task = asyncio.current_task()
+    assert task is not None
+    rooms.answering.add(task)
+    task.add_done_callback(rooms.answering.discard)
     most = int(rooms.settings.server.max_body_mib * 2**20)
     skeleton, cuts = cut(await read_body(scope, receive, most=most), f"chiasm{secrets.token_hex(16)}x")
     request = chat_request.parse(skeleton)

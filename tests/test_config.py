@@ -905,7 +905,7 @@ def test_whatever_is_configured_is_either_loaded_or_refused_in_lines(
     environ = {f"CHIASM_{table}__{option}": text for option, text in overrides.items() for table in ("SERVER", "store")}
     problems: tuple[str, ...] = ()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("router.config._parse", lambda text, name: content)
+        patch.setattr("router.config.load.parse", lambda text, name: content)
         try:
             loaded = load_settings(path, environ=environ, cwd=tmp_path, home=tmp_path)
         except ConfigError as error:

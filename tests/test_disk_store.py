@@ -25,7 +25,8 @@ from typing import Any
 
 import pytest
 
-from cache.disk import DiskStore, Swept, _PlainDisk, _RecordCache
+from cache.disk import DiskStore, Swept
+from cache.disk.record_cache import RecordCache
 from cache.open import open_store
 from cache.store import StoreError
 
@@ -155,7 +156,7 @@ async def test_no_way_of_listing_keys_unpickles_one(store: DiskStore, folder: Pa
     await store.put("table/t/1", b"x")
     insert = "INSERT INTO Cache (key, raw, store_time, mode, value) VALUES (?, 0, 0, 4, ?)"
     alter_database(folder, insert, pickle.dumps(Bomb(fuse)), b"x")
-    with closing(_RecordCache(folder / "records", disk=_PlainDisk)) as cache:
+    with closing(RecordCache(folder / "records", size_limit=ROOM)) as cache:
         assert list(cache) == ["table/t/1", None]
         assert sorted(map(str, cache.iterkeys())) == ["None", "table/t/1"]
     assert not fuse.exists()
@@ -504,11 +505,10 @@ async def test_a_writer_killed_in_the_middle_leaves_nothing_wrong(folder: Path) 
 
 async def test_a_sweep_leaves_alone_what_a_living_process_is_writing(store: DiskStore, folder: Path) -> None:
     script = """
-        import fcntl, os, sys
+        import sys
         from pathlib import Path
-        from cache.disk import _BlobFiles
-        files = _BlobFiles(Path(sys.argv[1]), max_bytes=2**28, retention=1e9, bytes_beside=lambda: 0)
-        with files._written("blob/t/1", b"being written", None) as path:
+        from cache.disk.incoming import Incoming
+        with Incoming(Path(sys.argv[1])).written([b"being written"]) as path:
             print(path, flush=True)
             sys.stdin.readline()
     """
@@ -631,7 +631,7 @@ async def test_opening_the_database_gives_up_on_a_lock_too(store: DiskStore, fol
     await store.put("table/t/1", b"x")
     with child(LOCKER, folder / "records" / "cache.db") as process:
         assert await asyncio.to_thread(line_from, process) == "locked"
-        opening = asyncio.to_thread(_RecordCache, folder / "records", disk=_PlainDisk)
+        opening = asyncio.to_thread(RecordCache, folder / "records", size_limit=ROOM)
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             await asyncio.wait_for(opening, HANG / 2)  # diskcache alone would try for a minute
 
