@@ -54,11 +54,11 @@ def test_the_first_sign_of_the_ladder_decides() -> None:
 
 
 def test_claude_codes_user_id_means_its_session() -> None:
-    old = {"metadata": {"user_id": "user_abc_account_def_session_123-456"}}
-    other_account = {"metadata": {"user_id": "user_xyz_account_uvw_session_123-456"}}
-    new = {"metadata": {"user_id": json.dumps({"device_id": "d", "account_uuid": "a", "session_id": "123-456"})}}
-    assert ask(**old) == ask(**other_account) == ask(**new)
-    assert ask(**old) != ask(metadata={"user_id": "user_abc_account_def_session_999"})
+    old = ask(metadata={"user_id": "user_abc_account_def_session_123-456"})
+    other_account = ask(metadata={"user_id": "user_xyz_account_uvw_session_123-456"})
+    new = ask(metadata={"user_id": json.dumps({"device_id": "d", "account_uuid": "a", "session_id": "123-456"})})
+    assert old == other_account == new
+    assert old != ask(metadata={"user_id": "user_abc_account_def_session_999"})
 
 
 @pytest.mark.parametrize("junk", [7, None, [], {"user_id": 3}, {"user_id": "{broken"}, {"user_id": "[1]"}])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from router.protocol.events import CallTools, Complete, OpenUpstream, SendPart, ToolsCompleted, UpstreamEnded
+from router.protocol.events import CallTools, Complete, Event, OpenUpstream, SendPart, ToolsCompleted, UpstreamEnded
 from router.protocol.own_tools import OwnTools
 from router.protocol.parts import Finish, Reasoning, Text, ToolArgs, ToolStart, Usage
 from tests.playbook import REQUEST, a, nothing, owning, passes, playbook
@@ -74,8 +74,8 @@ def test_a_call_that_was_only_thought_of_is_not_run_and_not_shown() -> None:
 def test_text_about_calls_is_shown_to_the_letter_where_none_of_ours_is_written() -> None:
     text = 'Write <tool_call>{"name": "other"}</tool_call> or ```json\n{"name": "x"}\n``` or <function=f>'
     exchange = playbook().exchange
-    parts = [*map(Text, text), Finish("stop")]
-    actions = [action for event in [*parts, ENDED] for action in exchange.handle(event)]
+    events: list[Event] = [*map(Text, text), Finish("stop"), ENDED]
+    actions = [action for event in events for action in exchange.handle(event)]
     shown = [action.part.text for action in actions if isinstance(action, SendPart) and isinstance(action.part, Text)]
     assert "".join(shown) == text
 

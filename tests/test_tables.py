@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from itertools import chain
 
 import pytest
 from hypothesis import given
@@ -62,21 +64,24 @@ async def test_a_table_is_kept_with_everything_in_it() -> None:
 async def test_rivals_numbering_at_once_agree() -> None:
     store = MemoryStore(max_bytes=10**6)
 
-    async def one(replica: int) -> list[int]:
+    async def one(replica: int) -> list[tuple[str, int]]:
         tables = Tables(store)
         numbers = []
         for step in range(10):
             digest = f"{(step * 7 + replica) % 12}"
-            _, record = await tables.update("t", "c", lambda table, d=digest: table.number(image(d)))  # type: ignore[misc]
+            _, record = await tables.update("t", "c", partial(numbered, image(digest)))
             numbers.append((digest, record.number))
-        return numbers  # type: ignore[return-value]
+        return numbers
 
     everyone = await asyncio.gather(*(one(replica) for replica in range(8)))
     seen: dict[str, int] = {}
-    for numbers in everyone:
-        for digest, number in numbers:  # type: ignore[misc]
-            assert seen.setdefault(digest, number) == number
+    for digest, number in chain.from_iterable(everyone):
+        assert seen.setdefault(digest, number) == number
     assert sorted(seen.values()) == list(range(1, len(seen) + 1))
+
+
+def numbered(new: ImageRecord, table: ImageTable) -> ImageRecord:
+    return table.number(new)
 
 
 async def test_a_damaged_table_is_begun_anew() -> None:
