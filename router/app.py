@@ -27,7 +27,6 @@ from router.endpoints import Rooms
 from router.errors import NoSuchPath
 from router.http_client import http_client
 from router.ingest import Ingest
-from router.protocol.profiles import PROFILES
 from router.response import Receive, Send
 from router.upstream import Upstream
 from tools.vision.backend import VisionBackend
@@ -157,7 +156,6 @@ def _brain(text: TextSettings, settings: Settings, eyes: list[VisionBackend], cl
     return Brain(
         settings=text,
         upstream=Upstream(client, base_url=text.base_url, model=text.model, api_key=text.api_key.get_secret_value()),
-        profile=PROFILES[text.engine],
         eyes=None if wanted is None else eyes[settings.vision.index(wanted)],
     )
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from router.config import TextSettings
-from router.errors import UnknownModel
-from router.protocol.profiles import Profile
+from router.errors import UnknownModel, UpstreamError
+from router.protocol.profiles import PROFILES, Profile, recognise
 from router.upstream import Upstream
 from tools.vision.backend import VisionBackend
 
+DETECTION_SECONDS = 2.0
+"""What a first request may wait for the server to say what it is; the cautious profile works meanwhile."""
 
-@dataclass(frozen=True, slots=True)
+
 class Brain:
-    settings: TextSettings
-    upstream: Upstream
-    profile: Profile
-    eyes: VisionBackend | None
-    """`None` only where `images` is `off`."""
+    def __init__(self, *, settings: TextSettings, upstream: Upstream, eyes: VisionBackend | None) -> None:
+        """`eyes`: `None` only where `images` is `off`."""
+        self.settings = settings
+        self.upstream = upstream
+        self.eyes = eyes
+        self._profile: Profile | None = None if settings.engine == "auto" else PROFILES[settings.engine]
 
     async def name(self) -> str:
         """The id that clients ask for: as configured, else the one that the server gives its model.
@@ -26,6 +29,22 @@ class Brain:
         Raises `UpstreamError` where that must be asked and cannot be.
         """
         return self.settings.name or await self.upstream.model()
+
+    async def profile(self) -> Profile:
+        """The facts to go by: as configured, else by what the server says of itself.  Never fails, never sends a
+        picture or a prompt to find out."""
+        if self._profile is not None:
+            return self._profile
+        engine = recognise(self.upstream.host, "", "")
+        if engine == "auto":
+            try:
+                async with asyncio.timeout(DETECTION_SECONDS):
+                    listing = await self.upstream.listing()
+            except (UpstreamError, TimeoutError):
+                return PROFILES["auto"]  # the request itself will tell what is wrong; the next one asks again
+            engine = recognise(self.upstream.host, listing.owner, listing.server)
+        self._profile = PROFILES[engine]
+        return self._profile
 
 
 async def choose(brains: Sequence[Brain], model: str) -> Brain:

@@ -18,6 +18,10 @@ from router.protocol.profiles import SAMPLING, Profile
 MOST_MESSAGES = 50_000
 """A million-token context holds no more messages than this; each costs a walk."""
 
+MOST_LEVELS = 128
+"""Of lists and objects inside each other.  JSON Schemas, the deepest thing that clients send, have some thirty; the
+parser reads 1024, but the writer stops at 254 and Python's own stack not far behind."""
+
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
@@ -30,6 +34,7 @@ def parse(body: bytes | bytearray) -> dict[str, Any]:
         raise BadRequest(f"the body is not valid JSON (at byte {error.pos})") from None
     if not isinstance(request, dict):
         raise BadRequest("the body must be a JSON object")
+    _check_levels(request)
     _check_messages(request.get("messages"))
     if not isinstance(request.get("model", ""), str):
         raise BadRequest("model must be a string", param="model")
@@ -37,6 +42,7 @@ def parse(body: bytes | bytearray) -> dict[str, Any]:
         raise BadRequest("stream must be true or false", param="stream")
     for name, kind, words in (
         ("tools", list, "a list"),
+        ("functions", list, "a list"),
         ("stream_options", dict, "an object"),
         ("max_tokens", int, "a whole number"),
         ("max_completion_tokens", int, "a whole number"),
@@ -49,6 +55,16 @@ def parse(body: bytes | bytearray) -> dict[str, Any]:
         if not isinstance(tool, dict):
             raise BadRequest(f"tools[{index}] must be an object", param=f"tools[{index}]")
     return request
+
+
+def _check_levels(request: dict[str, Any]) -> None:
+    level: list[Any] = [request]
+    for _ in range(MOST_LEVELS):
+        inside = (item for holder in level for item in (holder.values() if isinstance(holder, dict) else holder))
+        level = [item for item in inside if isinstance(item, dict | list)]
+        if not level:
+            return
+    raise BadRequest(f"the body nests lists and objects more than {MOST_LEVELS} levels deep")
 
 
 def _check_messages(messages: object) -> None:

@@ -185,7 +185,7 @@ class _Chat:
         settings = self._brain.settings
         prepared = await self._prepare()
         exchange = Exchange(
-            dialect=OpenAIChat(self._brain.profile),
+            dialect=OpenAIChat(await self._brain.profile()),
             request=prepared.request,
             own=prepared.own,
             mint_id=_mint_call_id,
@@ -226,7 +226,7 @@ class _Chat:
 
     async def _prepare(self) -> _Prepared:
         """The request as the brain gets it: text only, with our tool where it can work."""
-        profile, settings = self._brain.profile, self._brain.settings
+        profile, settings = await self._brain.profile(), self._brain.settings
         request = chat_request.with_settings(fit(self._request, profile), settings, profile)
         cuts, self._cuts, self._request = self._cuts, None, {}
         eyes = self._brain.eyes
@@ -363,11 +363,12 @@ async def _in_time(check: Callable[[], Awaitable[str | None]]) -> str | None:
 
 
 async def _brain_problem(brain: Brain) -> str | None:
+    breaker = brain.upstream.breaker
     try:
-        await brain.upstream.models()
+        await brain.upstream.listing(fresh=True)
     except UpstreamError as error:
-        return error.message
-    return None
+        return error.message if breaker.state == "closed" else f"{error.message} (circuit breaker {breaker.state})"
+    return None if breaker.state != "open" else "circuit breaker open: it was out of reach several times in a row"
 
 
 async def _store_problem(store: Store) -> str | None:

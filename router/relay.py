@@ -34,6 +34,9 @@ from tools.toolbox import Toolbox
 RETRY_SECONDS = 0.1
 """Before the one retry: long enough for a server's restarting worker to be replaced, short enough not to be felt."""
 
+PATIENCE_SECONDS = 20.0
+"""The longest `Retry-After` that a follow-up waits for: the client holds half an answer meanwhile."""
+
 AFTER_FINISH_SECONDS = 5.0
 """Silence allowed after a finish reason: only usage and the end can follow, and the answer is whole without them."""
 
@@ -119,19 +122,29 @@ class Relay:
         return last
 
     async def _read_turn(self, request: Mapping[str, Any]) -> Sequence[Action]:
-        """One turn, asked again once when it broke before it said anything: nobody has seen anything of it then."""
+        """One turn, asked again at most once, and only while it has said nothing: nobody has seen anything of it, and
+        nothing of it was billed."""
         try:
             return await self._hear(request)
-        except UpstreamBroken as error:
-            if self._exchange.heard or error.code not in ("upstream_unreachable", "upstream_reset"):
+        except UpstreamError as error:
+            pause = self._pause(error)
+            if pause is None:
                 return self._exchange.handle(UpstreamFailed(error))
-        except UpstreamError as error:
-            return self._exchange.handle(UpstreamFailed(error))
-        await asyncio.sleep(RETRY_SECONDS)
+        await asyncio.sleep(pause)
         try:
             return await self._hear(request)
         except UpstreamError as error:
             return self._exchange.handle(UpstreamFailed(error))
+
+    def _pause(self, error: UpstreamError) -> float | None:
+        """How long to wait before asking again; `None`: do not."""
+        if self._exchange.heard:
+            return None
+        if error.code in ("upstream_unreachable", "upstream_reset"):
+            return RETRY_SECONDS
+        if self._exchange.turns > 1 and error.retry_after is not None and error.retry_after <= PATIENCE_SECONDS:
+            return error.retry_after  # on the first turn the client is told and decides; now it cannot be any more
+        return None
 
     async def _hear(self, request: Mapping[str, Any]) -> Sequence[Action]:
         exchange = self._exchange

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from typing import Any
 import httpx
 import orjson
 
+from router.breaker import Breaker
 from router.errors import UpstreamBroken, UpstreamError, UpstreamRefused
 from router.http_client import BROKEN
 
@@ -23,6 +26,7 @@ _MODELS_SECONDS = 10.0
 _PIECE = 256 * 1024
 """Large bodies are handed to the socket in pieces, so that writing 80 MB does not stop the loop."""
 
+_COURTESY_OVER: tuple[type[Exception], ...] = (TimeoutError, *BROKEN)
 _LONG_BASE64 = re.compile(r"[A-Za-z0-9+/]{256,}={0,2}")
 
 
@@ -35,6 +39,17 @@ class Answer:
     """The body as the network cuts it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A server's answer to `GET /models`."""
+
+    ids: list[str]
+    owner: str
+    """`owned_by` of the first."""
+    server: str
+    """The header of that name."""
+
+
 class Upstream:
     """One server and the model on it."""
 
@@ -43,18 +58,32 @@ class Upstream:
         self._base_url = base_url
         self._model = model
         self._api_key = api_key
+        self._listing: Listing | None = None
+        self.breaker = Breaker(time.monotonic)
+
+    @property
+    def host(self) -> str:
+        return httpx.URL(self._base_url).host
 
     async def model(self) -> str:
         """The id that the server knows the model by: as configured, or the first that it lists."""
         if self._model is None:
-            listed = await self.models()
-            if not listed:
+            ids = (await self.listing()).ids
+            if not ids:
                 raise UpstreamBroken("the model's server lists no model; name one in the configuration")
-            self._model = listed[0]
+            self._model = ids[0]
         return self._model
 
-    async def models(self) -> list[str]:
-        """The ids that the server lists.  Raises `UpstreamError`."""
+    async def listing(self, *, fresh: bool = False) -> Listing:
+        """What the server says of itself and its models; kept from the first time on unless `fresh`.
+
+        Raises `UpstreamError`.
+        """
+        if self._listing is None or fresh:
+            self._listing = await self._ask_for_models()
+        return self._listing
+
+    async def _ask_for_models(self) -> Listing:
         try:
             async with asyncio.timeout(_MODELS_SECONDS):
                 response = await self._client.get(f"{self._base_url}/models", headers=self._headers({}))
@@ -65,10 +94,12 @@ class Upstream:
         if response.status_code >= 400:
             raise self._refusal(response.status_code, response.headers, response.content)
         try:
-            rows = orjson.loads(response.content)["data"]
-            return [row["id"] for row in rows if isinstance(row["id"], str)]
+            rows = [row for row in orjson.loads(response.content)["data"] if isinstance(row["id"], str)]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             raise UpstreamBroken("the model's server answered something that is not a list of models") from None
+        owner = rows[0].get("owned_by") if rows else None
+        server = response.headers.get("server", "")
+        return Listing([row["id"] for row in rows], owner if isinstance(owner, str) else "", server)
 
     @asynccontextmanager
     async def complete(
@@ -80,16 +111,15 @@ class Upstream:
         Raises `UpstreamRefused` for 4xx, `UpstreamBroken` otherwise; so does what breaks while `chunks` is read.
         """
         body = orjson.dumps({**request, "model": await self.model()})
-        outgoing = self._client.build_request(
+        # Not by the client's `build_request`: it adds defaults that we replace, and the cookies of earlier answers.
+        outgoing = httpx.Request(
             "POST",
             f"{self._base_url}{path}",
             content=body if len(body) <= _PIECE else _Pieces(body),
             headers=self._headers(headers) | {"content-type": "application/json", "content-length": str(len(body))},
+            extensions={"timeout": self._client.timeout.as_dict()},
         )
-        try:
-            response = await self._client.send(outgoing, stream=True)
-        except BROKEN as error:
-            raise _unreachable(error) from None
+        response = await self._send(outgoing)
         try:
             if response.status_code >= 400:
                 raise self._refusal(response.status_code, response.headers, await _error_body(response))
@@ -100,6 +130,30 @@ class Upstream:
             ) from None
         finally:
             await response.aclose()
+
+    async def _send(self, outgoing: httpx.Request) -> httpx.Response:
+        """Past the breaker, which learns from it: a server that cannot be had, or says itself that it is not there."""
+        wait = self.breaker.wait()
+        if wait is not None:
+            raise UpstreamBroken(
+                "the model's server was out of reach several times in a row and is left alone for some seconds",
+                status=503,
+                code="upstream_unavailable",
+                retry_after=math.ceil(wait),
+            )
+        try:
+            response = await self._client.send(outgoing, stream=True)
+        except BROKEN as error:
+            self.breaker.failed()
+            raise _unreachable(error) from None
+        except BaseException:
+            self.breaker.given_up()
+            raise
+        if response.status_code in (502, 503, 504):
+            self.breaker.failed()
+        else:  # a 500 may be the answer to one bad request (llama.cpp), and must not lock the others out
+            self.breaker.succeeded()
+        return response
 
     def _headers(self, extra: Mapping[str, str]) -> dict[str, str]:
         headers = {"accept-encoding": "identity", **extra}
@@ -145,7 +199,7 @@ async def _error_body(response: httpx.Response) -> bytes:
                 body += chunk
                 if len(body) >= _MOST_ERROR_BYTES:
                     break
-    except (TimeoutError, *BROKEN):
+    except _COURTESY_OVER:
         pass  # its status is known; the words are a courtesy
     return bytes(body[:_MOST_ERROR_BYTES])
 

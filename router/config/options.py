@@ -104,4 +104,17 @@ OptionalName = Annotated[str | None, BeforeValidator(_empty_is_unset)]
 Host = Annotated[str, AfterValidator(_bare_host)]
 Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(_network)]
 
-Engine = Literal["auto", "vllm", "sglang", "llamacpp", "ollama", "openai", "openrouter", "deepseek", "zai"]
+Engine = Literal[
+    "auto",
+    "vllm",
+    "sglang",
+    "llamacpp",
+    "ollama",
+    "openai",
+    "openrouter",
+    "deepseek",
+    "zai",
+    "kimi",
+    "minimax",
+    "qwencloud",
+]

@@ -127,7 +127,7 @@ class VisionSettings(UpstreamSettings):
     max_concurrency: Count = 8
     """Looks at once; further ones wait."""
     timeout_seconds: Amount = 120
-    """For one look, waiting for its place not counted."""
+    """For one look, waiting for its place and retries counted."""
     kind: Literal["qwen", "openai", "ocr"] = "qwen"
     """How to ask: as Qwen's vision models like it, plainly, or the embedded reader of printed words."""
 
