@@ -97,7 +97,7 @@ def _check_messages(messages: object) -> None:
 def tool_names(request: Mapping[str, Any]) -> set[str]:
     """The names of the client's own tools."""
     functions = [tool.get("function") for tool in request.get("tools") or ()] + list(request.get("functions") or ())
-    names = {function.get("name") for function in functions if isinstance(function, dict)}
+    names = [function.get("name") for function in functions if isinstance(function, dict)]
     return {name for name in names if isinstance(name, str)}
 
 

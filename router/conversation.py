@@ -82,7 +82,7 @@ def _session_part(user_id: object) -> str:
     if user_id.startswith("{"):
         try:
             session = json.loads(user_id).get("session_id")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             session = None
         return session if isinstance(session, str) else user_id
     match = _SESSION_IN_USER_ID.search(user_id)

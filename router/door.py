@@ -16,9 +16,12 @@ import orjson
 from router.conversation import tenant_of
 from router.errors import BadRequest, BodyTooLarge, ChiasmError, NotAllowed, ShuttingDown, Unauthorized
 from router.protocol.openai_chat import error_body
-from router.response import ClientGone, Message, Receive, Send, send_json
+from router.response import ClientGone, Message, Receive, Send, send_json, start
 
 log = logging.getLogger("chiasm")
+
+LINGER_SECONDS = 2.0
+"""For a client that still sends a body which is refused; it costs us reading, so it is not given for ever."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -64,11 +67,12 @@ class Door:
             return
         except asyncio.CancelledError:
             # The server stops and the time to finish is over.  Not raised again: it would be logged as a fault.
-            await self._answer(watched, ShuttingDown("the server is shutting down", retry_after=1), request_id)
+            shutdown = ShuttingDown("the server is shutting down", retry_after=1)
+            await self._answer(receive, watched, shutdown, request_id)
         except Exception as error:
-            await self._answer(watched, told(error, request_id), request_id)
+            await self._answer(receive, watched, told(error, request_id), request_id)
 
-    async def _answer(self, send: _Watched, error: ChiasmError, request_id: str) -> None:
+    async def _answer(self, receive: Receive, send: _Watched, error: ChiasmError, request_id: str) -> None:
         if send.started:
             return
         headers = {"x-request-id": request_id}
@@ -78,9 +82,11 @@ class Door:
             headers["x-should-retry"] = "false"  # SDKs would ask twice more, each as slow as this
         if isinstance(error, NotAllowed):
             headers["allow"] = ", ".join(sorted(self._methods))
+        body = orjson.dumps(error_body(error))
         if isinstance(error, BodyTooLarge):
-            headers["connection"] = "close"  # the rest of the body is not read
-        await send_json(send, error.status, orjson.dumps(error_body(error)), headers)
+            await _refuse_the_rest(receive, send, error.status, body, headers)
+        else:
+            await send_json(send, error.status, body, headers)
 
     def _check_method(self, method: str) -> None:
         if method not in self._methods:
@@ -117,6 +123,21 @@ class _Watched:
     async def __call__(self, message: Message) -> None:
         self.started = True
         await self._send(message)
+
+
+async def _refuse_the_rest(receive: Receive, send: Send, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    """Answer at once, then read on for a while and throw it away: to close while the client still writes resets the
+    connection, and most clients then report that instead of our answer."""
+    fields = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close", **headers}
+    await send(start(status, fields))
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    try:
+        async with asyncio.timeout(LINGER_SECONDS):
+            while (await receive()).get("more_body", False):
+                pass
+    except TimeoutError:
+        pass
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def read_body(scope: Any, receive: Receive, *, most: int) -> bytearray:

@@ -296,7 +296,11 @@ def _mint_call_id() -> str:
 
 def _upstream_headers(caller: Caller) -> dict[str, str]:
     """What a server may want to know: the request id, and the session for its routing.  Never the client's key."""
-    sessions = {name: caller.headers[name] for name in SESSION_HEADERS if name in caller.headers}
+    sessions = {
+        name: value
+        for name in SESSION_HEADERS
+        if (value := caller.headers.get(name)) and value.isascii() and value.isprintable()
+    }
     return {"x-request-id": caller.request_id, **sessions}
 
 

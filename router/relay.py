@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, assert_never
 
-from router.errors import UpstreamBroken, UpstreamError, UpstreamSilent
+from router.errors import UpstreamError, UpstreamSilent
 from router.protocol.dialect import Reader, Writer
 from router.protocol.events import (
     Action,

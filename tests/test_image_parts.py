@@ -188,3 +188,9 @@ def test_an_image_part_without_a_picture_is_still_an_image(url: Any) -> None:
     assert replaced[0]["content"] == [{"type": "text", "text": "<0>"}]
     assert isinstance(found[0].source, Base64Image)
     assert found[0].source.payload == ""
+
+
+def test_json_a_thousand_deep_is_a_text_like_any_other() -> None:
+    text = "[" * 900 + f'"{URL}"' + "]" * 900
+    replaced, found = numbered([{"role": "tool", "tool_call_id": "t", "content": text}])
+    assert replaced[0]["content"] == text.replace(URL, f"<{len(found) - 1}>")

@@ -57,6 +57,9 @@ _DATA_URL = re.compile(
 """In prose.  A payload of less than 40 letters is an example in somebody's code, no picture."""
 _BARE_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/]{400,}={0,2}")
 _BARE_SIGNS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
+_DEEPEST = 100
+"""Nobody nests blocks as deep as this in earnest."""
+
 _BLOCK_SIGNS = ("data:image/", '"image', '"input_image', '"mimeType"', '"mediaType"')
 """A text that is the JSON of blocks with an image among them holds at least one of these."""
 
@@ -130,6 +133,8 @@ class _Walk:
                 parsed = orjson.loads(text)
             except orjson.JSONDecodeError:
                 return self.text(text)
+            if not isinstance(parsed, dict | list) or _deeper_than(_DEEPEST, parsed):
+                return self.text(text)
             new = self.value(parsed)
             return text if new is parsed else _as_text(new)
         return self.text(text)
@@ -149,6 +154,21 @@ class _Walk:
     def _found(self, source: Base64Image | RemoteImage, *, inline: bool) -> FoundImage:
         origin: Origin = "url" if isinstance(source, RemoteImage) else self._origin
         return FoundImage(source, origin, self._message, inline)
+
+
+def _deeper_than(limit: int, value: Any) -> bool:
+    """Asked before the walk, which is recursive, so that it never ends half way."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for item in level
+            for inner in (item.values() if isinstance(item, dict) else item)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def image_of(part: Mapping[str, Any]) -> Base64Image | RemoteImage | None:
