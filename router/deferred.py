@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict
@@ -30,24 +29,20 @@ class DeferredTurns:
     def begin(
         self,
         conversation: Conversation,
+        place: str,
         message: Mapping[str, Any],
-        client_ids: tuple[str, ...],
         results: Awaitable[Sequence[ToolResult]],
     ) -> None:
         """Let `results` come while the client works; afterwards the turn can be had by `find`."""
-        key = _key(conversation, client_ids[0])
-        task = asyncio.create_task(self._finish(key, message, client_ids, results))
+        key = _key(conversation, place)
+        task = asyncio.create_task(self._finish(key, message, results))
         self._running[key] = task
         task.add_done_callback(lambda _: self._running.pop(key, None))
 
-    async def find(self, conversation: Conversation, first_ids: Sequence[str]) -> dict[str, KeptTurn]:
-        """The kept turns among these ids; waits for looks that still run."""
-        found: dict[str, KeptTurn] = {}
-        for id_ in dict.fromkeys(first_ids):
-            turn = await self._one(_key(conversation, id_))
-            if turn is not None:
-                found[id_] = turn
-        return found
+    async def find(self, conversation: Conversation, places: Mapping[int, str]) -> dict[int, KeptTurn]:
+        """The kept turns among these places of a history, by index; waits for looks that still run."""
+        turns = {index: await self._one(_key(conversation, place)) for index, place in places.items()}
+        return {index: turn for index, turn in turns.items() if turn is not None}
 
     async def close(self) -> None:
         """The process ends: looks that still run are lost, and the brain will ask again."""
@@ -60,13 +55,12 @@ class DeferredTurns:
         self,
         key: str,
         message: Mapping[str, Any],
-        client_ids: tuple[str, ...],
         results: Awaitable[Sequence[ToolResult]],
     ) -> KeptTurn:
         answers = tuple(
             {"role": "tool", "tool_call_id": result.call_id, "content": result.text} for result in await results
         )
-        turn = KeptTurn(message, client_ids, answers)
+        turn = KeptTurn(message, answers)
         try:
             await self._store.put(key, orjson.dumps(asdict(turn)), ttl=self._ttl)
         except StoreError as error:
@@ -82,12 +76,11 @@ class DeferredTurns:
             if value is None:
                 return None
             fields = orjson.loads(value)
-            return KeptTurn(fields["message"], tuple(fields["client_ids"]), fields["results"])
+            return KeptTurn(fields["message"], fields["results"])
         except (StoreError, orjson.JSONDecodeError, KeyError, TypeError) as error:
             log.warning("a mixed turn could not be read back: %s", type(error).__name__)
             return None
 
 
-def _key(conversation: Conversation, client_id: str) -> str:
-    digest = hashlib.sha256(client_id.encode("utf-8", "surrogatepass")).hexdigest()[:40]
-    return f"turn/{conversation.tenant}/{conversation.key}/{digest}"
+def _key(conversation: Conversation, place: str) -> str:
+    return f"turn/{conversation.tenant}/{conversation.key}/{place}"

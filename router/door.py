@@ -109,6 +109,8 @@ def told(error: Exception, request_id: str) -> ChiasmError:
     """What a client is told of this: its own words if it has some for clients, else that the fault is ours."""
     if isinstance(error, ChiasmError):
         return error
+    if isinstance(error, RecursionError):
+        return BadRequest("the body is nested too deeply")
     log.error("a fault of ours in request %s", request_id, exc_info=error)
     return ChiasmError("an internal error; the log has more under this request id")
 

@@ -31,7 +31,7 @@ from router.protocol.dialect import Reader, Writer
 from router.protocol.events import DeferTools
 from router.protocol.exchange import Exchange
 from router.protocol.history import fit
-from router.protocol.ledger import client_call_ids, weave
+from router.protocol.ledger import place, places, weave
 from router.protocol.openai_chat import (
     ChunkReader,
     ChunkWriter,
@@ -250,7 +250,7 @@ class _Chat:
                 taken.images, conversation=taken.conversation, images=images, eyes=eyes, question=question
             )
             messages = taken.messages(lambda record: captions[record.number])
-        kept = await self._rooms.deferred.find(taken.conversation, client_call_ids(messages))
+        kept = await self._rooms.deferred.find(taken.conversation, places(messages))
         request = {**request, "messages": weave(messages, kept) if kept else messages}
         always = self._rooms.settings.images.offer_tools == "always"
         toolbox = Toolbox([])
@@ -259,8 +259,9 @@ class _Chat:
             request["tools"] = [*(request.get("tools") or ()), *map(tool_object, toolbox.definitions)]
 
         def defer(turn: DeferTools) -> None:
-            results = toolbox.call_all(turn.calls)
-            self._rooms.deferred.begin(taken.conversation, turn.message, turn.client_ids, results)
+            of_client = [call for call in turn.message["tool_calls"] if call["id"] in turn.client_ids]
+            here = place(messages, of_client)
+            self._rooms.deferred.begin(taken.conversation, here, turn.message, toolbox.call_all(turn.calls))
 
         own = OwnTools([definition.name for definition in toolbox.definitions], of_client)
         return _Prepared(request, toolbox, own, looked, defer)

@@ -27,6 +27,12 @@ _PIECE = 256 * 1024
 """Large bodies are handed to the socket in pieces, so that writing 80 MB does not stop the loop."""
 
 _COURTESY_OVER: tuple[type[Exception], ...] = (TimeoutError, *BROKEN)
+
+_BROKEN_LIST = frozenset({405, 500, 501})
+"""How a server answers that has no list of models, or a broken one: `transformers serve` says 500 as long as the
+machine has no model cache.  It works for whoever knows the model's id.  Not 404, which most often means a wrong base
+URL, and not 502 to 504, which mean that nobody is there."""
+
 _LONG_BASE64 = re.compile(r"[A-Za-z0-9+/]{256,}={0,2}")
 
 
@@ -91,6 +97,8 @@ class Upstream:
             raise UpstreamBroken("the model's server did not answer when asked for its models") from None
         except BROKEN as error:
             raise _unreachable(error) from None
+        if self._model is not None and response.status_code in _BROKEN_LIST:
+            return Listing([], "", response.headers.get("server", ""))
         if response.status_code >= 400:
             raise self._refusal(response.status_code, response.headers, response.content)
         try:

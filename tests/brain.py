@@ -274,6 +274,9 @@ class LoopbackServer:
                 asked, wire
             )
             return
+        if asked.method == "GET":  # what a server can be recognised by; this one is nothing in particular
+            await refuses(404, "nothing here")(asked, wire)
+            return
         self.asked.append(asked)
         self._came.set()
         self.note(asked)

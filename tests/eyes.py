@@ -15,6 +15,7 @@ import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from tests.brain import Asked, LoopbackServer, Script, Wire, whole
 
@@ -34,7 +35,7 @@ class Look:
     def words(self) -> str:
         return "\n".join(part["text"] for part in self._parts() if part["type"] == "text")
 
-    def _parts(self) -> Iterator[dict[str, dict[str, str]]]:
+    def _parts(self) -> Iterator[dict[str, Any]]:
         for message in self.asked.messages:
             if isinstance(message["content"], list):
                 yield from message["content"]

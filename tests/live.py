@@ -16,11 +16,12 @@ import asyncio
 import base64
 import logging
 import os
+import re
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -165,20 +166,18 @@ class Line:
 
     async def hang_up(self) -> None:
         self._writer.close()
-        try:
+        with suppress(OSError):
             await self._writer.wait_closed()
-        except OSError:
-            pass
 
     async def until(self, mark: bytes) -> None:
         """Read on until this has arrived.  Raises AssertionError when the answer ends without it."""
         while mark not in self.raw:
-            assert await self._more(), f"no {mark!r} in {bytes(self.raw)!r}"
+            assert await self.more(), f"no {mark!r} in {bytes(self.raw)!r}"
 
     async def rest(self) -> Got:
         """The whole answer.  Raises EOFError where the connection ended in the middle of it."""
         while not self._complete():
-            if not await self._more():
+            if not await self.more():
                 raise EOFError(bytes(self.raw))
         head, _, framed = bytes(self.raw).partition(b"\r\n\r\n")
         return Got(int(head.split()[1]), self.headers, _dechunked(framed) if self._chunked else framed)
@@ -198,14 +197,15 @@ class Line:
         return self.headers.get("transfer-encoding") == "chunked"
 
     def _complete(self) -> bool:
-        head, mark, framed = bytes(self.raw).partition(b"\r\n\r\n")
+        _, mark, framed = bytes(self.raw).partition(b"\r\n\r\n")
         if not mark:
             return False
         if self._chunked:
             return framed.endswith(b"0\r\n\r\n")
         return len(framed) >= int(self.headers.get("content-length", "0"))
 
-    async def _more(self) -> bool:
+    async def more(self) -> bool:
+        """Read on a little; false where the connection has ended."""
         async with asyncio.timeout(DEADLINE):
             data = await self._reader.read(2**16)
         self.raw += data
@@ -348,7 +348,7 @@ def no_errors_in_the_log(but: str = "") -> Iterator[None]:
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if not but or record.getMessage() != but:
+            if not but or not re.fullmatch(but, record.getMessage()):
                 found.append(self.format(record))
 
     listener = Listener(logging.ERROR)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import resource
 import struct
 import zlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -170,7 +172,10 @@ ODD: dict[str, Any] = {
     "a call whose arguments are broken": {"messages": [user("Hi."), assistant(None, tool_call("a", "Read", '{"a'))]},
     "a tool message without an id": {"messages": [user("Hi."), {"role": "tool", "content": "x"}]},
     "a tool message that is half a picture": {
-        "messages": [user("Hi."), tool_result("a", '[{"type":"image","source":{"data":"iVBORw0KGgo')]
+        "messages": [
+            user("Hi."),
+            tool_result("a", '[{"type":"image","source":{"data":"' + base64.b64encode(CAT).decode()),
+        ]
     },
     "a tool message of deep JSON": {"messages": [user("Hi."), tool_result("a", deep_text(900))]},
     "a tool message of deeper JSON": {"messages": [user("Hi."), tool_result("a", deep_text(100_000))]},
@@ -191,32 +196,21 @@ ODD: dict[str, Any] = {
     "a number of an image that cannot be": {"messages": [user("[Image #999999] [Image #0] [Image #-1]", shown(CAT))]},
     "a max_tokens below zero": {**HI, "max_tokens": -1},
     "very many answers": {**HI, "n": 10**15},
-    "an unknown everything": {**HI, "x" * 10_000: {"y": [None, True, 1e308, -0.0, 2**63]}},
+    "an unknown everything": {**HI, "x-" * 5_000: {"y": [None, True, 1e308, -0.0, 2**63]}},
 }
 
 
-@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 @pytest.mark.parametrize("body", ODD.values(), ids=ODD.keys())
-async def test_what_is_odd_is_answered_or_refused(house: House, body: Any, stream: bool) -> None:
+async def test_what_is_odd_is_answered_or_refused(house: House, body: Any) -> None:
     house.brain.answers = lambda asked: says("Hello.")
-    if isinstance(body, bytes):
-        body = body[:-1] + (b',"stream":true}' if stream else b"}")
-    else:
-        body = orjson.dumps({**body, "stream": stream}) if _short(body) else _dumped({**body, "stream": stream})
-    got = await house.send(body)
-    assert got.status == 200 or 400 <= got.status < 500, (got.status, got.body[:500])
-    if got.status == 200:
-        assert b"Hello." in got.body
-    else:
-        assert got.error["message"]
-
-
-def _short(body: Any) -> bool:
-    try:
-        orjson.dumps(body)
-    except TypeError:  # orjson writes 254 levels
-        return False
-    return True
+    raw = body if isinstance(body, bytes) else _dumped(body)
+    for stream in (b"true", b"false"):
+        got = await house.send(raw[:-1] + b',"stream":' + stream + b"}")
+        assert got.status == 200 or 400 <= got.status < 500, (got.status, got.body[:500])
+        if got.status == 200:
+            assert b"Hello." in got.body
+        else:
+            assert got.error["message"]
 
 
 def _dumped(value: Any) -> bytes:
@@ -234,11 +228,11 @@ def _dumped(value: Any) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["x-session-id", "x-request-id", "x-chiasm-conversation", "authorization"])
-@pytest.mark.parametrize("value", ["\xe9t\xe9", "a\tb", "x" * 5000, "\x7f", "", "'; drop table--", "../../etc"])
-async def test_odd_headers_are_no_fault_of_ours(house: House, name: str, value: str) -> None:
+async def test_odd_headers_are_no_fault_of_ours(house: House, name: str) -> None:
     house.brain.answers = lambda asked: says("Hello.")
-    async with Line(house.port, post(orjson.dumps(HI), headers={name: value})) as line:
-        assert (await line.rest()).status in (200, 400)
+    for value in ("\xe9t\xe9", "a\tb", "x" * 5000, "\x7f", "", "'; drop table--", "../../etc"):
+        async with Line(house.port, post(orjson.dumps(HI), headers={name: value})) as line:
+            assert (await line.rest()).status in (200, 400), value
 
 
 # Sizes
@@ -257,22 +251,27 @@ async def test_a_client_that_asks_first_is_not_told_to_go_on(house: House) -> No
         assert (await line.rest()).status == 413
 
 
-async def test_a_body_that_grows_too_large_is_refused_in_the_middle() -> None:
+async def test_a_body_that_grows_too_large_is_refused_and_not_kept() -> None:
     async with live(server={"max_body_mib": 2}) as house:
-        sent = 0
+        before = resident()
+        most = 0
 
         async def endless() -> AsyncIterator[bytes]:
-            nonlocal sent
+            nonlocal most
             for _ in range(200):
-                sent += 2**20
+                most = max(most, resident() - before)
                 yield b" " * 2**20
 
         response = await soon(
             house.client.post("/v1/chat/completions", content=endless(), headers={"content-type": "application/json"})
         )
-        assert response.status_code == 413
-        # What the kernel's buffers on the way can hold beside the limit.
-        assert sent < 30 * 2**20
+        assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
+        assert most < 50 * 2**20
+
+
+def resident() -> int:
+    """Bytes of memory in use, of client and service together."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 async def test_a_body_just_within_the_limit_is_taken() -> None:
@@ -326,7 +325,7 @@ async def test_a_bad_picture_poisons_nothing(house: House, url: str) -> None:
     messages = [user("Which?", shown(url), shown(CAT))]
     answer = await house.chat(*messages, stream=True)
     assert answer.text == "The second is a cat."
-    first, second = house.brain.asked
+    first = house.brain.asked[0]
     assert "[Image #1: unreadable, " in str(first.messages[0])
     assert "[Image #2] " in str(first.messages[0])
     assert len(house.eyes.asked) == 1
@@ -392,7 +391,7 @@ async def test_broken_arguments_are_made_whole(house: House, arguments: str) -> 
         '{"image":"1, 2, 3, 4, 5, 6, 7, 8, 9"}',
         "[" * 5000,
         "\x00\ufffd\u2028",
-        '{"image":"' + "9" * 100_000 + '"}',
+        '{"image":"' + "9, " * 30_000 + '"}',
     ],
 )
 async def test_hopeless_arguments_are_words_to_the_brain(house: House, arguments: str) -> None:
@@ -451,10 +450,10 @@ JUNK = st.one_of(
     st.integers(-(2**63), 2**64 - 1),
     st.floats(allow_nan=False, allow_infinity=False),
     st.text(max_size=20),
-    st.sampled_from(["user", "tool", "system", "image_url", "image", "none", "required", "data:image/png;base64,AAAA"]),
+    st.sampled_from(["user", "tool", "system", "image_url", "image", "none", "required", "data:,"]),
     st.lists(st.one_of(st.none(), st.integers(0, 9), st.text(max_size=5)), max_size=3),
     st.dictionaries(st.sampled_from(["type", "text", "url", "role", "content", "name", "id"]), st.text(max_size=5)),
-    st.just([[[[]]]]),
+    st.builds(lambda: [[[[]]]]),  # a new one each time, since it may be mutated in turn
 )
 
 
@@ -466,13 +465,13 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @st.composite
 def mutated(draw: st.DrawFn) -> dict[str, Any]:
-    body = copy.deepcopy(draw(st.sampled_from(VALID)))
+    body: dict[str, Any] = copy.deepcopy(draw(st.sampled_from(VALID)))
     for _ in range(draw(st.integers(1, 3))):
         ways = places(body)
         if not ways:
             break
         *way, last = draw(st.sampled_from(ways))
-        holder = body
+        holder: Any = body
         for key in way:
             holder = holder[key]
         match draw(st.sampled_from(["replace", "replace", "remove", "double", "rename"])):
@@ -515,7 +514,8 @@ async def answered_or_refused(house: House, body: bytes) -> None:
     assert got.status == 200 or 400 <= got.status < 500, (got.status, got.body, body)
     if got.status == 200 and got.headers["content-type"].startswith("text/event-stream"):
         assert got.body.endswith(b"data: [DONE]\n\n")
-    assert not house.brain.faults, (house.brain.faults, body)
+    faults, house.brain.faults = house.brain.faults, []  # an example answers for itself alone
+    assert not faults, (faults, body)
 
 
 def anything(asked: Asked) -> Script:

@@ -590,8 +590,16 @@ def test_a_stream_that_just_ceases_has_failed(said: Sequence[Part]) -> None:
         exchange.handle(part)
     (failed,) = exchange.handle(CUT_OFF)
     assert isinstance(failed, Fail)
-    assert (failed.error.status, failed.error.code) == (502, "upstream_error")
+    assert (failed.error.status, failed.error.code) == (502, "upstream_truncated")
     assert exchange.state is State.DONE
+
+
+def test_a_turn_that_ends_without_a_word_has_failed() -> None:
+    book = playbook() >> ENDED << a(Fail)
+    assert book
+    failed = book.actions[-1]
+    assert isinstance(failed, Fail)
+    assert failed.error.code == "upstream_truncated"
 
 
 def test_a_stream_that_just_ceases_after_whole_owned_calls_has_said_enough() -> None:
@@ -762,7 +770,8 @@ def test_a_last_turn_without_usage_leaves_the_prompt_of_the_one_before() -> None
 
 def test_chiasms_own_part_of_the_usage_holds_integers_only() -> None:
     book = looking(playbook()) >> Usage({"prompt_tokens": None, "completion_tokens": True, "cost": 0.25})
-    assert book >> ENDED << a(CallTools) >> seen("look_1") << a(OpenUpstream) >> ENDED << a(Complete)
+    assert book >> ENDED << a(CallTools) >> seen("look_1") << a(OpenUpstream) >> Finish("stop") >> ENDED
+    assert book << a(Complete)
     assert {type(value) for value in _usage(book)["chiasm"].values()} == {int}
     assert _usage(book)["prompt_tokens"] == _usage(book)["completion_tokens"] == 0
 
@@ -832,7 +841,7 @@ def test_events_that_cannot_happen_now_are_a_fault_in_the_caller() -> None:
             book.exchange.handle(event)
 
     book = playbook()
-    assert book >> ENDED << a(Complete)
+    assert book >> Finish("stop") >> ENDED << a(Complete)
     late = [Text("late"), ENDED, seen("look_1")]
     for event in late:
         with pytest.raises(AssertionError):

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from router.protocol.ledger import KeptTurn, client_call_ids, weave
+from router.protocol.ledger import KeptTurn, place, places, weave
 
 
-def call(id_: str, name: str = "read") -> dict[str, Any]:
-    return {"id": id_, "type": "function", "function": {"name": name, "arguments": "{}"}}
+def call(id_: str, name: str = "read", arguments: Any = '{"path":"a","n":1}') -> dict[str, Any]:
+    return {"id": id_, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def assistant(*calls: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -24,45 +24,54 @@ def tool(id_: str, text: str) -> dict[str, Any]:
 USER = {"role": "user", "content": "u"}
 KEPT = KeptTurn(
     message=assistant(call("ours", "analyzeImage"), call("theirs"), reasoning_content="hm"),
-    client_ids=("theirs",),
     results=(tool("ours", "a cat"),),
 )
+HERE = place([USER], [call("theirs")])
 
 
 def test_a_kept_turn_replaces_what_the_client_knows_of_it() -> None:
     history = [USER, assistant(call("theirs")), tool("theirs", "file"), USER]
-    woven = weave(history, {"theirs": KEPT})
+    assert places(history) == {1: HERE}
+    woven = weave(history, {1: KEPT})
     assert woven == [USER, KEPT.message, tool("ours", "a cat"), tool("theirs", "file"), USER]
 
 
 def test_every_call_is_answered_once() -> None:
-    woven = weave([USER, assistant(call("theirs")), tool("theirs", "file")], {"theirs": KEPT})
+    woven = weave([USER, assistant(call("theirs")), tool("theirs", "file")], {1: KEPT})
     calls = [one["id"] for message in woven for one in message.get("tool_calls", ())]
     answers = [message["tool_call_id"] for message in woven if message["role"] == "tool"]
     assert sorted(calls) == sorted(answers)
 
 
+def test_a_place_survives_a_trimmed_history_and_arguments_written_anew() -> None:
+    before = [{"role": "user", "content": "earlier"}, {"role": "assistant", "content": "x"}]
+    again = assistant(call("theirs", arguments='{ "n": 1, "path": "a" }'), extra=1)
+    assert places([*before, USER, again]) == {3: HERE}
+    assert places([USER, again]) == {1: HERE}
+
+
 @pytest.mark.parametrize(
-    "message",
+    "history",
     [
-        assistant(call("other")),
-        assistant(call("theirs"), call("more")),
-        assistant(call("theirs", "write")),
-        {"role": "assistant", "content": "theirs"},
-        {"role": "user", "content": "x", "tool_calls": [call("theirs")]},
+        [USER, assistant(call("other"))],
+        [USER, assistant(call("theirs"), call("more"))],
+        [USER, assistant(call("theirs", "write"))],
+        [USER, assistant(call("theirs", arguments='{"path":"b"}'))],
+        [{"role": "user", "content": "v"}, assistant(call("theirs"))],
+        [USER, {"role": "assistant", "content": "w"}, assistant(call("theirs"))],
+        [assistant(call("theirs"))],
     ],
 )
-def test_a_history_that_does_not_fit_stays_as_it_is(message: dict[str, Any]) -> None:
-    assert weave([USER, message], {"theirs": KEPT}) == [USER, message]
+def test_another_call_or_another_moment_is_another_place(history: list[Any]) -> None:
+    assert HERE not in places(history).values()
 
 
-def test_first_ids_are_where_turns_may_belong() -> None:
-    history = [USER, assistant(call("a"), call("b")), tool("a", "x"), assistant(call("c")), {"role": "assistant"}]
-    assert client_call_ids(history) == ["a", "c"]
+def test_what_fits_nowhere_changes_nothing() -> None:
+    history = [USER, assistant(call("theirs"))]
+    assert weave(history, {}) == history
 
 
-@pytest.mark.parametrize("calls", [None, "text", [None], [{"id": 3}], [{}], []])
+@pytest.mark.parametrize("calls", [None, "text", [None], [{"id": 3}], [{}], [], [{"function": 7}]])
 def test_calls_of_any_shape_are_survived(calls: Any) -> None:
-    history = [{"role": "assistant", "tool_calls": calls}]
-    assert client_call_ids(history) == []
-    assert weave(history, {"theirs": KEPT}) == history
+    assert places([{"role": "assistant", "tool_calls": calls}]) == {}
+    assert len(places([{"role": "assistant", "tool_calls": [{"function": {"arguments": 7}}]}])) == 1

@@ -100,7 +100,7 @@ async def test_a_picture_in_a_user_message_is_looked_at_and_answered_as_one(hous
     assert len(look.pictures) == 1
     assert "What animal?" in look.words
     first, second = house.brain.asked
-    assert words_of(first.messages[0]).startswith("What is this?\n[Image #1] (PNG, 160x96; ")
+    assert words_of(first.messages[0]).startswith("What is this?\n[Image #1] (")
     assert second.messages[: len(first.messages)] == first.messages
     said, result = second.messages[len(first.messages) :]
     assert said["content"] == "Let me look."
@@ -239,7 +239,7 @@ async def test_numbers_are_stable_in_later_requests_and_so_is_all_that_was_said(
     trimmed = [user("Look."), assistant("Hello."), user("And this?", shown(DOG))]
     await house.chat(*trimmed, headers={"x-chiasm-conversation": conversation})
 
-    one, two, _, three = house.brain.asked
+    one, two, three = house.brain.asked
     assert two.messages[:1] == one.messages
     assert "[Image #2]" in words_of(two.messages[2])
     assert "[Image #2]" in words_of(three.messages[2]), "a number survives history trimmed by the client"
@@ -258,7 +258,7 @@ async def test_a_number_resolves_after_the_client_stopped_sending_the_picture(ho
 async def test_the_clients_own_number_is_taken_where_it_is_free(house: House) -> None:
     house.brain.will(says(looks(2, "What?")), says("A cat."))
     await house.chat(user("[Image #2] What is it?", shown(CAT)))
-    assert words_of(house.brain.asked[0].messages[0]).startswith("[Image #2] What is it?\n[Image #2] (PNG")
+    assert words_of(house.brain.asked[0].messages[0]).startswith("[Image #2] What is it?\n[Image #2] (")
     assert len(house.eyes.looks) == 1
 
 
@@ -266,8 +266,8 @@ async def test_the_clients_own_number_is_rewritten_where_it_is_taken(house: Hous
     house.brain.will(says("A dog."))
     await house.chat(user("[Image #2] One.", shown(CAT)), user("[Image #2] Two.", shown(DOG)))
     first, second = house.brain.asked[0].messages
-    assert words_of(first).startswith("[Image #2] One.\n[Image #2] (PNG")
-    assert words_of(second).startswith("[Image #3] Two.\n[Image #3] (PNG")
+    assert words_of(first).startswith("[Image #2] One.\n[Image #2] (")
+    assert words_of(second).startswith("[Image #3] Two.\n[Image #3] (")
 
 
 async def test_an_unknown_number_gets_the_brain_a_list_of_the_known(house: House) -> None:
@@ -282,7 +282,7 @@ async def test_an_unknown_number_gets_the_brain_a_list_of_the_known(house: House
 async def test_two_conversations_do_not_share_numbers(house: House) -> None:
     house.brain.will(says("Hello."), says(looks(1, "What?")), says("Not that one."))
     await house.chat(user(shown(CAT)), headers={"x-session-id": "one"})
-    await house.chat(user(shown(DOG), "And [Image #2]?"), headers={"x-session-id": "two"})
+    await house.chat(user(shown(DOG), "And this?"), headers={"x-session-id": "two"})
     assert "[Image #1]" in words_of(house.brain.asked[1].messages[0])
     assert house.eyes.looks[0].pictures != []
 
@@ -293,7 +293,7 @@ async def test_two_conversations_do_not_share_numbers(house: House) -> None:
 async def test_a_request_without_pictures_reaches_the_brain_as_it_came(house: House, stream: bool) -> None:
     house.brain.will(says("Hello."))
     messages = [{"role": "system", "content": "Be brief."}, {**user("Hi."), "name": "ann", "x_own": {"a": [1, None]}}]
-    fields = {
+    fields: dict[str, Any] = {
         "model": "brain",
         "temperature": 0.3,
         "x_unknown": {"deep": [{"er": True}]},
@@ -396,7 +396,7 @@ async def test_a_tool_of_the_client_keeps_its_name_and_ours_takes_another(house:
     )
     answer = await house.chat(user(shown(CAT)), tools=[function("analyzeImage")], stream=stream)
     assert house.brain.asked[0].tools == ["analyzeImage", "chiasm_analyzeImage"]
-    assert "call chiasm_analyzeImage" in words_of(house.brain.asked[0].messages[0])
+    assert "chiasm_analyzeImage" in words_of(house.brain.asked[0].messages[0])
     assert [(call.name, call.arguments) for call in answer.calls] == [("analyzeImage", '{"path":"x"}')]
     assert answer.finish == "tool_calls"
     assert len(house.eyes.looks) == 1
@@ -460,6 +460,24 @@ async def test_the_request_after_a_mixed_turn_waits_for_a_look_that_still_runs(h
     seen.set()
     assert (await soon(next_request)).text == "Both."
     assert "A cat." in str(house.brain.asked[1].messages)
+
+
+async def test_servers_that_count_call_ids_anew_in_each_turn_confuse_no_turns(house: House) -> None:
+    """Kimi's `functions.Read:0` behind some servers, and every server that says `call_0`."""
+    house.brain.will(
+        says("One.", looks(1, "First?", id="ours_1"), Calls("Read", '{"path":"a"}', "call_0")),
+        says("Two.", looks(1, "Second?", id="ours_2"), Calls("Read", '{"path":"b"}', "call_0")),
+        says("Done."),
+    )
+    tools = [function("Read")]
+    history = [user("Look and read.", shown(CAT))]
+    for said, path in (("One.", "a"), ("Two.", "b")):
+        await house.chat(*history, tools=tools)
+        call = tool_call("call_0", "Read", f'{{"path":"{path}"}}')
+        history += [assistant(said, call), tool_result("call_0", f"text {path}")]
+    await house.chat(*history, tools=tools)
+    answers = [message["content"] for message in house.brain.asked[2].messages if message["role"] == "assistant"]
+    assert answers == ["One.", "Two."]
 
 
 # Requests on which no tool loop can work, and brains without tools
@@ -724,14 +742,16 @@ async def test_alive_and_ready(house: House) -> None:
 async def test_not_ready_while_brain_or_eyes_are_down(down: str) -> None:
     async with Brain() as brain, Eyes() as eyes, nobody() as nowhere:
         urls = (nowhere, eyes.url) if down == "brain" else (brain.url, nowhere)
-        async with running(Options().settings(*urls)) as port:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-                house = House(brain, eyes, port, client)
-                got = await house.get("/readyz")
-                assert (got.status, got.json["status"]) == (503, "not ready")
-                sick = {label for label, state in got.json["checks"].items() if state != "ok"}
-                assert sick == {"text brain" if down == "brain" else "vision eyes"}
-                assert (await house.get("/healthz")).status == 200
+        async with (
+            running(Options().settings(*urls)) as port,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        ):
+            house = House(brain, eyes, port, client)
+            got = await house.get("/readyz")
+            assert (got.status, got.json["status"]) == (503, "not ready")
+            sick = {label for label, state in got.json["checks"].items() if state != "ok"}
+            assert sick == {"text brain" if down == "brain" else "vision eyes"}
+            assert (await house.get("/healthz")).status == 200
 
 
 @pytest.mark.parametrize("headers", [{"authorization": "Bearer right"}, {"x-api-key": "right"}])
@@ -818,7 +838,6 @@ async def test_an_error_as_the_first_event_is_a_status(house: House, code: int, 
     "script",
     [
         bytes_of(b""),
-        bytes_of(b"data: [DONE]\n\n"),
         bytes_of(b"<html>nginx</html>", content_type="text/html"),
         bytes_of(b"data: {broken\n\n"),
         whole({"detail": "moved"}, status=302, headers={"location": "http://127.0.0.1:1/"}),

@@ -11,9 +11,11 @@ import re
 import socket
 import struct
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 
@@ -163,7 +165,7 @@ async def test_heartbeats_while_the_eyes_look(mode: str) -> None:
         async with house.line(user(shown(CAT)), stream=True) as line:
             while line.raw.count(BEATS[mode]) < 4:
                 await line.until(b"\r\n\r\n")
-                assert await line._more()
+                assert await line.more()
             seen.set()
             got = await line.rest()
             assert read_stream(got.body).text == "Hm.\n\nA cat."
@@ -304,7 +306,7 @@ async def test_nothing_is_left_behind_by_answers_hang_ups_and_failures(house: Ho
 # Slow readers
 
 
-def much(house: House, pieces: int = 4000) -> Script:
+def much(pieces: int = 4000) -> Script:
     """A quarter of a gigabyte in pieces."""
     return says(*["x" * 65_536] * pieces)
 
@@ -320,7 +322,7 @@ async def settled(asked: Asked) -> int:
 
 
 async def test_a_client_that_reads_slowly_slows_the_brain_down(house: House) -> None:
-    house.brain.will(much(house))
+    house.brain.will(much())
     async with house.line(user("Hi."), stream=True, receive_buffer=65_536) as line:
         asked = await soon(house.brain.came())
         taken = await settled(asked)
@@ -328,7 +330,7 @@ async def test_a_client_that_reads_slowly_slows_the_brain_down(house: House) -> 
         assert taken < 30_000_000
         await line.until(b"x" * 65_536)
         while asked.sent == taken:
-            await line._more()
+            await line.more()
         assert not asked.gone.is_set()
     await soon(asked.gone.wait(), HANG_UP_SECONDS)
 
@@ -338,7 +340,7 @@ async def test_a_client_that_reads_nothing_is_given_up(monkeypatch: pytest.Monke
     monkeypatch.setattr(router.response, "STALLED_SECONDS", 0.5)
     given_up = "ASGI callable returned without completing response."  # uvicorn's word for what we mean to do
     async with live(server={"heartbeat_seconds": 0.1}, log_may_say=given_up) as house:
-        house.brain.will(much(house) if goes_on else says("x" * 7_900_000, Hangs()))
+        house.brain.will(much() if goes_on else says("x" * 7_900_000, Hangs()))
         async with house.line(user("Hi."), stream=True, receive_buffer=4096):
             asked = await soon(house.brain.came())
             await soon(asked.gone.wait(), 10)
@@ -388,7 +390,7 @@ async def test_1500_clients_that_leave_at_any_moment_take_nothing_with_them(hous
 
     async def leaver() -> None:
         for _ in range(30):
-            reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+            _, writer = await asyncio.open_connection("127.0.0.1", house.port)
             writer.write(chance.choice(requests))
             await asyncio.sleep(chance.random() * 0.25)
             writer.transport.abort()
@@ -475,9 +477,13 @@ async def test_a_break_in_the_middle_keeps_what_was_said_and_is_never_a_clean_en
 
 @pytest.mark.parametrize("fault", ["reset", "silence", "refused"])
 async def test_a_second_turn_that_cannot_begin_is_an_event(fault: str) -> None:
-    second = {"reset": [resets, resets], "silence": [hangs], "refused": [refuses(400, "context too long")]}[fault]
+    faults: dict[str, list[Script]] = {
+        "reset": [resets, resets],
+        "silence": [hangs],
+        "refused": [refuses(400, "context too long")],
+    }
     async with live(text={"first_byte_seconds": 0.3}) as house:
-        house.brain.will(says("Let me look.", looks(1, "What?")), *second)
+        house.brain.will(says("Let me look.", looks(1, "What?")), *faults[fault])
         answer = await house.chat(user(shown(CAT)), stream=True)
         assert answer.text == "Let me look."
         assert answer.error is not None
@@ -551,18 +557,21 @@ async def test_sigterm_lets_running_answers_finish(tmp_path: Path) -> None:
                 else says("Hello", Waits(told), " there.")
             )
             eyes.will(sees("A cat.", after=seen))
-            async with house.line(user("Hi."), stream=True) as one, house.line(user("Hi.")) as two:
-                async with house.line(user(shown(CAT)), stream=True) as three:
-                    await one.until(b"Hello")
-                    await soon(eyes.came())
-                    await soon(brain.came(3))
-                    service.terminate()
-                    await becomes(lambda: refused(service.port))
-                    told.set()
-                    seen.set()
-                    assert read_stream((await one.rest()).body).text == "Hello there."
-                    assert b"Hello there." in (await two.rest()).body
-                    assert read_stream((await three.rest()).body).text == "Hello there."
+            async with (
+                house.line(user("Hi."), stream=True) as one,
+                house.line(user("Hi.")) as two,
+                house.line(user(shown(CAT)), stream=True) as three,
+            ):
+                await one.until(b"Hello")
+                await soon(eyes.came())
+                await soon(brain.came(3))
+                service.terminate()
+                await becomes(lambda: refused(service.port))
+                told.set()
+                seen.set()
+                assert read_stream((await one.rest()).body).text == "Hello there."
+                assert b"Hello there." in (await two.rest()).body
+                assert read_stream((await three.rest()).body).text == "Hello there."
             await service.ended()
             assert "Traceback" not in service.log.read_text()
 
@@ -601,19 +610,21 @@ async def test_sigterm_tells_those_it_cannot_wait_for(tmp_path: Path) -> None:
 async def test_sigterm_leaves_no_process_of_several(tmp_path: Path) -> None:
     async with Brain() as brain, Eyes() as eyes:
         tables = Options(server={"drain_seconds": 1}).tables(brain.url, eyes.url)
-        async with service_process(tmp_path, tables, "--workers", "2") as service:
-            async with client_of(service.port, brain, eyes) as house:
-                brain.answers = lambda asked: says("Hello", Hangs())
-                async with house.line(user("Hi."), stream=True) as line:
-                    await line.until(b"Hello")
-                    workers = children_of(service.process.pid)
-                    assert len(workers) >= 2
-                    service.terminate()
-                    await service.ended()
-                    await becomes(lambda: not any(map(alive, workers)))
-                    answer = read_stream((await line.rest()).body)
-                    assert answer.error is not None
-                    assert answer.error["code"] == "server_shutdown"
+        async with (
+            service_process(tmp_path, tables, "--workers", "2") as service,
+            client_of(service.port, brain, eyes) as house,
+        ):
+            brain.answers = lambda asked: says("Hello", Hangs())
+            async with house.line(user("Hi."), stream=True) as line:
+                await line.until(b"Hello")
+                workers = children_of(service.process.pid)
+                assert len(workers) >= 2
+                service.terminate()
+                await service.ended()
+                await becomes(lambda: not any(map(alive, workers)))
+                answer = read_stream((await line.rest()).body)
+                assert answer.error is not None
+                assert answer.error["code"] == "server_shutdown"
 
 
 def refused(port: int) -> bool:
@@ -621,14 +632,7 @@ def refused(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def client_of(port: int, brain: Brain, eyes: Eyes) -> Any:
-    from contextlib import asynccontextmanager
-
-    import httpx
-
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[House]:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-            yield House(brain, eyes, port, client)
-
-    return opened()
+@asynccontextmanager
+async def client_of(port: int, brain: Brain, eyes: Eyes) -> AsyncIterator[House]:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        yield House(brain, eyes, port, client)

@@ -340,7 +340,13 @@ class Exchange:
         owned, of_client = turn.owned, turn.of_client
         calls_are_whole = bool(turn.calls) and all(call.is_whole() for call in turn.calls.values())
         if turn.finish is None and not clean and not (calls_are_whole and not of_client):
-            return self._failed(UpstreamBroken("the model's server ended its answer in the middle"))
+            return self._failed(
+                UpstreamBroken("the model's server ended its answer in the middle", code="upstream_truncated")
+            )
+        if not turn.heard:
+            return self._failed(
+                UpstreamBroken("the model's server ended its answer without a word", code="upstream_truncated")
+            )
         # A call that the limit cut is not run, though it may look whole: vLLM closes its arguments (`{}` in the end).
         # Were it whole, there would still be no tokens left to say what was seen.  Others call the cut `tool_calls`.
         cut = turn.finish == "length" or (not calls_are_whole and self._dialect.spent(self._request, turn))

@@ -2,18 +2,22 @@
 
 A client never learns of our tools, so the history that it sends back lacks our calls and their results.  For a
 *mixed turn* that would be wrong rather than merely forgetful: the brain asked two things and would find one answered.
-So such a turn is kept, found again by the ids of the client's own calls (which every client must echo), and put back
-as it was said.
+So such a turn is kept, found again by its *place*, and put back as it was said.
 
-What is kept is used only where it fits: the client's message must hold the same calls.  A history that does not fit,
-or whose turn was lost, stays as the client sent it.
+A place is what both sides of the gap must agree upon: the client's calls (id, name, arguments), which every client
+echoes, and the message before them.  Ids alone would not do, because some servers count them anew in each turn
+(`functions.read:0`).  What is kept is used only where it fits; a history that does not fit, or whose turn was lost,
+stays as the client sent it.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,40 +26,49 @@ class KeptTurn:
 
     message: Mapping[str, Any]
     """The assistant message with all calls, ours and the client's, as the server must see it again."""
-    client_ids: tuple[str, ...]
     results: Sequence[Mapping[str, Any]]
     """Tool messages that answer our calls."""
 
 
-def client_call_ids(messages: Sequence[Any]) -> list[str]:
-    """The first call id of each assistant message that has calls: where a kept turn may belong."""
-    return [ids[0] for message in messages if (ids := _call_ids(message))]
+def places(messages: Sequence[Any]) -> dict[int, str]:
+    """Where a kept turn may belong: the places of all assistant messages with calls, by their index."""
+    return {
+        index: place(messages[:index][-1:], calls)
+        for index, message in enumerate(messages)
+        if (calls := _calls(message))
+    }
 
 
-def weave(messages: Sequence[Any], kept: Mapping[str, KeptTurn]) -> list[Any]:
-    """The history with kept turns in place of what the client knows of them; `kept` is keyed by the first client id."""
+def place(before: Sequence[Any], calls: Sequence[Mapping[str, Any]]) -> str:
+    """The place of a turn with these calls of the client (as they stand in a history) behind the messages `before`, of
+    which the last counts.  64 hex digits."""
+    functions = [(call.get("id"), call["function"].get("name"), _plain(call["function"])) for call in calls]
+    what = orjson.dumps([before[-1:], functions], option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    return hashlib.sha256(what).hexdigest()
+
+
+def weave(messages: Sequence[Any], kept: Mapping[int, KeptTurn]) -> list[Any]:
+    """The history with kept turns in place of what the client knows of them; `kept` by index of the message."""
     woven: list[Any] = []
-    for message in messages:
-        ids = _call_ids(message)
-        turn = kept.get(ids[0]) if ids else None
-        if turn is None or list(turn.client_ids) != ids or not _same_calls(message, turn.message):
-            woven.append(message)
-        else:
-            woven += [dict(turn.message), *map(dict, turn.results)]
+    for index, message in enumerate(messages):
+        turn = kept.get(index)
+        woven += [message] if turn is None else [dict(turn.message), *map(dict, turn.results)]
     return woven
 
 
-def _call_ids(message: Any) -> list[str]:
+def _calls(message: Any) -> list[Mapping[str, Any]]:
     if not isinstance(message, dict) or message.get("role") != "assistant":
         return []
     calls = message.get("tool_calls")
-    ids = [call.get("id") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    return [id_ for id_ in ids if isinstance(id_, str)]
+    if not isinstance(calls, list):
+        return []
+    return [call for call in calls if isinstance(call, dict) and isinstance(call.get("function"), dict)]
 
 
-def _same_calls(message: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:
-    names = {call["id"]: call["function"]["name"] for call in kept["tool_calls"]}
-    return all(
-        isinstance(function := call.get("function"), dict) and function.get("name") == names.get(call.get("id"))
-        for call in message["tool_calls"]
-    )
+def _plain(function: Mapping[str, Any]) -> Any:
+    """Arguments as a value: clients parse them and write them again with other spaces."""
+    arguments = function.get("arguments")
+    try:
+        return orjson.loads(arguments) if isinstance(arguments, str) else arguments
+    except orjson.JSONDecodeError:
+        return arguments
