@@ -770,7 +770,7 @@ def test_a_last_turn_without_usage_leaves_the_prompt_of_the_one_before() -> None
 
 def test_chiasms_own_part_of_the_usage_holds_integers_only() -> None:
     book = looking(playbook()) >> Usage({"prompt_tokens": None, "completion_tokens": True, "cost": 0.25})
-    assert book >> ENDED << a(CallTools) >> seen("look_1") << a(OpenUpstream) >> Finish("stop") >> ENDED
+    book = book >> ENDED << a(CallTools) >> seen("look_1") << a(OpenUpstream) >> Finish("stop") >> ENDED
     assert book << a(Complete)
     assert {type(value) for value in _usage(book)["chiasm"].values()} == {int}
     assert _usage(book)["prompt_tokens"] == _usage(book)["completion_tokens"] == 0
