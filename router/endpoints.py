@@ -52,6 +52,12 @@ from tools.toolbox import Toolbox, free_name
 
 log = logging.getLogger("chiasm")
 
+REASONING_FIELDS = {
+    "reasoning_content": ("reasoning_content",),
+    "reasoning": ("reasoning",),
+    "both": ("reasoning_content", "reasoning"),
+}
+
 _READY_SECONDS = 5.0
 
 _LAST_WORDS_SECONDS = 2.0
@@ -110,11 +116,12 @@ async def chat_completions(caller: Caller, scope: Any, receive: Receive, send: S
     if chat.streams:
         await _stream(chat, envelope, rooms.settings.server, receive, send)
     else:
-        await _whole(chat, envelope, receive, send)
+        await _whole(chat, envelope, rooms.settings.server, receive, send)
 
 
 async def _stream(chat: _Chat, envelope: Envelope, server: ServerSettings, receive: Receive, send: Send) -> None:
-    writer = ChunkWriter(fallback=envelope, include_usage=chat.wants_usage)
+    fields = REASONING_FIELDS[server.reasoning_field]
+    writer = ChunkWriter(fallback=envelope, include_usage=chat.wants_usage, reasoning_fields=fields)
     heartbeats = {"comment": writer.heartbeat, "chunk": writer.empty_chunk, "off": None}
     out = EventStream(send, chat.headers, heartbeat=heartbeats[server.heartbeat], interval=server.heartbeat_seconds)
 
@@ -143,8 +150,9 @@ async def _stream(chat: _Chat, envelope: Envelope, server: ServerSettings, recei
         raise
 
 
-async def _whole(chat: _Chat, envelope: Envelope, receive: Receive, send: Send) -> None:
-    writer = CompletionWriter(fallback=envelope, last_raw=lambda: chat.last_raw)
+async def _whole(chat: _Chat, envelope: Envelope, server: ServerSettings, receive: Receive, send: Send) -> None:
+    fields = REASONING_FIELDS[server.reasoning_field]
+    writer = CompletionWriter(fallback=envelope, last_raw=lambda: chat.last_raw, reasoning_fields=fields)
     out = _Collected()
     await unless_gone(receive, chat.run(writer, out))
     await send_json(send, 200, bytes(out.body), chat.headers)
@@ -191,6 +199,7 @@ class _Chat:
             mint_id=_mint_call_id,
             max_turns=settings.max_turns,
             looked=prepared.looked,
+            late_thoughts=self._rooms.settings.server.late_reasoning == "send",
         )
         relay = Relay(
             exchange=exchange,

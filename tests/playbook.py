@@ -179,6 +179,7 @@ def playbook(
     own: OwnTools | None = None,
     request: Mapping[str, Any] = REQUEST,
     dialect: Dialect | None = None,
+    late_thoughts: bool = True,
 ) -> Playbook:
     """A new exchange that has just asked its first turn; `analyzeImage` is owned unless said otherwise."""
     exchange = Exchange(
@@ -187,6 +188,7 @@ def playbook(
         own=own or owning("analyzeImage"),
         mint_id=counted_ids(),
         max_turns=max_turns,
+        late_thoughts=late_thoughts,
     )
     return Playbook(exchange)
 

@@ -1064,3 +1064,20 @@ def test_a_playbook_that_nobody_asserts_does_not_pass_for_a_good_one(
     playbook() >> Text("hi") << SendPart(Text("ho"))
     gc.collect()
     assert complaints == ["a playbook was written and never asserted; it ends Text('hi')"]
+
+
+# Thoughts after words
+
+
+def test_thoughts_after_words_go_out_unless_the_client_mixes_them_up() -> None:
+    for late, shown in ((True, True), (False, False)):
+        book = playbook(late_thoughts=late) >> Reasoning("First.") << passes >> Text("Hello.") << passes
+        book = book >> Reasoning(" Then.")
+        book = book << passes if shown else book << nothing
+        assert book >> Text(" Bye.") << passes >> Finish("stop") >> ENDED << a(Complete)
+
+
+def test_thoughts_that_the_client_does_not_get_still_go_back_to_the_brain() -> None:
+    book = looking(playbook(late_thoughts=False) >> Text("Look.") << passes >> Reasoning("Hm.") << nothing)
+    assert book >> ENDED << a(CallTools) >> seen("look_1") << a(OpenUpstream)
+    assert book.requests[-1]["messages"][-2]["reasoning_content"] == "Hm."

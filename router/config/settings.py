@@ -51,6 +51,10 @@ class ServerSettings(_Table):
     """Silence towards the client after which a heartbeat is sent."""
     heartbeat: Literal["comment", "chunk", "off"] = "comment"
     """An SSE comment; an empty chunk, for clients that count chunks; or none."""
+    reasoning_field: Literal["reasoning_content", "reasoning", "both"] = "reasoning_content"
+    """The field of the answer in which clients look for the model's thoughts."""
+    late_reasoning: Literal["send", "drop"] = "send"
+    """Thoughts that come after visible words (a follow-up turn has some); `drop` for clients that mix the two up."""
     drain_seconds: AmountOrZero = 30
     """How long running answers may go on after SIGTERM; 0: they are cut at once."""
 

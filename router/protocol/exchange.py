@@ -116,6 +116,11 @@ class Seam:
         self._last = text[-1]
         return text
 
+    @property
+    def begun(self) -> bool:
+        """Whether the client has seen anything."""
+        return bool(self._last)
+
     def rest(self) -> str:
         """The white space still held at the end of the answer."""
         text, self._held = self._held, ""
@@ -134,8 +139,10 @@ class Exchange:
         mint_id: Callable[[], str],
         max_turns: int,
         looked: VisionUsage = VisionUsage(),  # noqa: B008 (frozen)
+        late_thoughts: bool = True,
     ) -> None:
-        """`mint_id`: ids for calls that came without one.  `looked`: what looking has cost before the first turn."""
+        """`mint_id`: ids for calls that came without one.  `looked`: what looking has cost before the first turn.
+        `late_thoughts`: whether the client can read thoughts that come after visible words."""
         self._dialect = dialect
         self._request = request
         self._own = own
@@ -151,6 +158,7 @@ class Exchange:
         self._turn = Turn(0)
         self._past: list[Turn] = []
         self._vision = looked
+        self._late_thoughts = late_thoughts
         self._client_call: CallInTurn | None = None
         """The client's call that is going out now."""
         self._client_calls = 0
@@ -256,7 +264,7 @@ class Exchange:
 
     def _think(self, part: Reasoning, text: str) -> list[Action]:
         self._turn.reasoning_pieces.append(text)
-        if self._client_call is not None:
+        if self._client_call is not None or (self._words.begun and not self._late_thoughts):
             return []
         text = self._thoughts.take(text)
         if not text:
