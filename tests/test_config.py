@@ -101,6 +101,8 @@ def test_defaults_are_those_of_the_contract(machine: Machine) -> None:
         "max_body_mib": 128,
         "heartbeat_seconds": 10,
         "heartbeat": "comment",
+        "reasoning_field": "reasoning_content",
+        "late_reasoning": "send",
         "drain_seconds": 30,
     }
     assert got.text[0].model_dump() | {"api_key": got.text[0].api_key.get_secret_value()} == {
