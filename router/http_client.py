@@ -1,7 +1,7 @@
 """The one HTTP client of the process: the httpx API on aiohttp's transport.
 
 httpx's own transport loses connection slots for good when requests are cancelled, and cancelled requests are our
-daily bread; aiohttp's does not, and costs half the CPU (docs/decisions/0002).  No limit on connections but our own
+daily bread; aiohttp's does not, and costs a third less CPU (docs/decisions/0002).  No limit on connections but our own
 bounds elsewhere; no proxies, cookies or `.netrc` from the environment, since an HTTP_PROXY variable would send
 everybody's prompts somewhere else.
 """
