@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import aiohttp
 import httpx
@@ -40,6 +41,11 @@ async def http_client() -> AsyncIterator[httpx.AsyncClient]:
         connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, read_bufsize=2**16
     )
     async with httpx.AsyncClient(
-        transport=AiohttpTransport(client=session), timeout=NO_READ_LIMIT, trust_env=False, follow_redirects=False
+        transport=AiohttpTransport(client=session),
+        timeout=NO_READ_LIMIT,
+        trust_env=False,
+        follow_redirects=False,
+        # httpx keeps cookies of its own, for all requests: one tenant's answer would mark the next tenant's request.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
     ) as client:
         yield client

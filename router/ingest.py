@@ -78,6 +78,8 @@ class Ingested:
 
     def messages(self, words: Callable[[ImageRecord], str]) -> list[Any]:
         """The history with `words` in each image's place; in the middle of a text, the short form."""
+        if not self._found:
+            return self._messages
         standing = zip(self._found, self.images, strict=True)
         said = iter([inline_placeholder(record) if image.inline else words(record) for image, record in standing])
         return replace_images(self._messages, lambda _: next(said), self._token)

@@ -134,16 +134,27 @@ async def gone(receive: Receive) -> None:
 
 
 async def unless_gone(receive: Receive, work: Awaitable[None]) -> None:
-    """Run `work`; when the client hangs up first, cancel it at once and raise `ClientGone`."""
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(gone(receive))
+    """Do `work`; when the client hangs up first, cancel it at once and raise `ClientGone`.
+
+    The work stays in the task that asked, and only the watch has one of its own: a held stream is mostly its tasks.
+    """
+    owner = asyncio.current_task()
+    assert owner is not None
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        await gone(receive)
+        left = True
+        owner.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone
-        await working
+        await work
+    except asyncio.CancelledError:
+        if left and owner.uncancel() == 0:
+            raise ClientGone from None
+        raise
     finally:
         watching.cancel()
-        if not working.done():
-            working.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
+        await asyncio.gather(watching, return_exceptions=True)

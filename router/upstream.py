@@ -123,10 +123,11 @@ class Upstream:
         outgoing = httpx.Request(
             "POST",
             f"{self._base_url}{path}",
-            content=body if len(body) <= _PIECE else _Pieces(body),
+            content=_Pieces(body),
             headers=self._headers(headers) | {"content-type": "application/json", "content-length": str(len(body))},
             extensions={"timeout": self._client.timeout.as_dict()},
         )
+        del body
         response = await self._send(outgoing)
         try:
             if response.status_code >= 400:
@@ -184,12 +185,15 @@ class Upstream:
 
 
 class _Pieces(httpx.AsyncByteStream):
+    """A body that is let go of when it was sent: the request lives as long as its answer, which may be minutes."""
+
     def __init__(self, body: bytes) -> None:
         self._body = body
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self._body), _PIECE):
-            yield self._body[start : start + _PIECE]
+        body, self._body = self._body, b""
+        for start in range(0, len(body), _PIECE):
+            yield body[start : start + _PIECE]
 
 
 def _stream(response: httpx.Response) -> httpx.AsyncByteStream:
