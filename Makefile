@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check lint format test-engines bench clean
+.PHONY: demo test check format test-clients test-engines test-mutants bench clean
 
 demo: $(VENV)/.run
 	@$(BIN)/chiasm demo
@@ -24,8 +24,17 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Real clients, each installed into a folder of its own under .clients (minutes, and gigabytes, the first time).
+test-clients: $(VENV)/.dev
+	tests/clients/run.sh
+
+# Real engines with tiny models, under .engines (llama.cpp's server is built first).  ENGINES=llamacpp for one of them.
 test-engines: $(VENV)/.dev
 	tests/engines/run.sh
+
+# Whether the tests notice when the core is changed.
+test-mutants: $(VENV)/.dev
+	tests/mutants/run.sh
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/overhead.py

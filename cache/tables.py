@@ -39,7 +39,7 @@ class Tables:
         A store that fails costs the memory of it and nothing else: the change is made on what the request tells.
         """
         key = _key(tenant, conversation)
-        table = ImageTable()
+        old: bytes | None = None
         try:
             for _ in range(_ATTEMPTS):
                 old = await self._store.get(key)
@@ -56,6 +56,7 @@ class Tables:
             )
         except StoreError as error:
             log.warning("the image table could not be kept: %s", error)
+        table = _read(old)  # as it was last seen; the change must not be made twice on the same rows
         return table, change(table)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from starlette.applications import Starlette
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from cache.blobs import Blobs
 from cache.image import ImageLimits
@@ -50,7 +51,7 @@ def create_app(settings: Settings) -> Starlette:
     def door(endpoint: Endpoint, *methods: str, open_to_all: bool = False) -> Door:
         return Door(endpoint, methods=methods, api_keys=keys, open_to_all=open_to_all)
 
-    app = Starlette(
+    app = _Application(
         routes=[
             Route("/v1/chat/completions", door(endpoints.chat_completions, "POST")),
             Route("/v1/models", door(endpoints.models, "GET", "HEAD")),
@@ -63,6 +64,14 @@ def create_app(settings: Settings) -> Starlette:
     app.router.redirect_slashes = False
     app.router.default = _Default(app.router.default, door(_no_such_path, *_ANY_METHOD, open_to_all=True))
     return app
+
+
+class _Application(Starlette):
+    """Without the framework's middleware: the doors answer every error themselves, and each layer around `send` is paid
+    for with every chunk."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return self.router
 
 
 _ANY_METHOD = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")

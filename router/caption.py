@@ -77,7 +77,8 @@ class Captions:
             return captioned(record, f"(could not be looked at: {error})"), VisionUsage(calls=1)
         text = quoted([record.number], answer.text)
         try:
-            await self._store.put(key, text.encode(), ttl=self._ttl)
+            if not await self._store.add(key, text.encode(), ttl=self._ttl):
+                text = await self._kept(key) or text  # another request was first, and its words are in a history now
         except StoreError as error:
             log.warning("a description could not be kept: %s", error)
         await images.looked([record.number], _TASK, answer.text)

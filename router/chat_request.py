@@ -143,7 +143,13 @@ def with_settings(request: dict[str, Any], text: TextSettings, profile: Profile)
     if thinking is not None:
         for name, value in profile.thinking[thinking].items():
             given = request.get(name)
-            added[name] = {**value, **given} if isinstance(value, dict) and isinstance(given, dict) else given or value
+            added[name] = (
+                {**value, **given}
+                if isinstance(value, dict) and isinstance(given, dict)
+                else value
+                if given is None
+                else given
+            )
     if text.sampling == "preset":
         preset = SAMPLING[thinking is not False]
         added |= {name: value for name, value in preset.items() if request.get(name) is None}

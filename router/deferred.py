@@ -30,12 +30,19 @@ class DeferredTurns:
         self,
         conversation: Conversation,
         place: str,
-        message: Mapping[str, Any],
+        said: Sequence[Mapping[str, Any]],
         results: Awaitable[Sequence[ToolResult]],
     ) -> None:
-        """Let `results` come while the client works; afterwards the turn can be had by `find`."""
+        """Let `results` come while the client works; afterwards the turn can be had by `find`.
+
+        `said`: as in `KeptTurn`.
+        """
         key = _key(conversation, place)
-        task = asyncio.create_task(self._finish(key, message, results))
+        if key in self._running:  # the client asked the same once more; the first answer stands
+            if asyncio.iscoroutine(results):
+                results.close()
+            return
+        task = asyncio.create_task(self._finish(key, said, results))
         self._running[key] = task
         task.add_done_callback(lambda _: self._running.pop(key, None))
 
@@ -54,13 +61,13 @@ class DeferredTurns:
     async def _finish(
         self,
         key: str,
-        message: Mapping[str, Any],
+        said: Sequence[Mapping[str, Any]],
         results: Awaitable[Sequence[ToolResult]],
     ) -> KeptTurn:
         answers = tuple(
             {"role": "tool", "tool_call_id": result.call_id, "content": result.text} for result in await results
         )
-        turn = KeptTurn(message, answers)
+        turn = KeptTurn(tuple(said), answers)
         try:
             await self._store.put(key, orjson.dumps(asdict(turn)), ttl=self._ttl)
         except StoreError as error:
@@ -76,7 +83,7 @@ class DeferredTurns:
             if value is None:
                 return None
             fields = orjson.loads(value)
-            return KeptTurn(fields["message"], fields["results"])
+            return KeptTurn(fields["said"], fields["results"])
         except (StoreError, orjson.JSONDecodeError, KeyError, TypeError) as error:
             log.warning("a mixed turn could not be read back: %s", type(error).__name__)
             return None

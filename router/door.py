@@ -35,10 +35,6 @@ class Caller:
     headers: Mapping[str, str]
     """Names in lower case."""
 
-    @property
-    def answer_headers(self) -> dict[str, str]:
-        return {"x-request-id": self.request_id}
-
 
 Endpoint = Callable[["Caller", Any, Receive, Send], Awaitable[None]]
 

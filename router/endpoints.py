@@ -125,10 +125,7 @@ async def _stream(chat: _Chat, envelope: Envelope, server: ServerSettings, recei
     heartbeats = {"comment": writer.heartbeat, "chunk": writer.empty_chunk, "off": None}
     out = EventStream(send, chat.headers, heartbeat=heartbeats[server.heartbeat], interval=server.heartbeat_seconds)
 
-    said_all = False
-
     async def answer() -> None:
-        nonlocal said_all
         try:
             async with out.alive():
                 await chat.run(writer, out)
@@ -137,16 +134,13 @@ async def _stream(chat: _Chat, envelope: Envelope, server: ServerSettings, recei
         except Exception as error:
             if not out.started:
                 raise
-            await out.write(writer.fail(told(error, chat.headers["x-request-id"])))
-        said_all = True
-        await out.end()
+            await out.finish(writer.fail(told(error, chat.headers["x-request-id"])))
 
     try:
         await unless_gone(receive, answer())
     except asyncio.CancelledError:  # the time to drain is over
-        if out.started and not said_all:
-            await out.write(writer.fail(ShuttingDown("the server is shutting down")))
-            await out.end()
+        if out.started and not out.finished:
+            await out.finish(writer.fail(ShuttingDown("the server is shutting down")))
         raise
 
 
@@ -165,6 +159,9 @@ class _Collected:
         self.body = bytearray()
 
     async def write(self, data: bytes) -> None:
+        self.body += data
+
+    async def finish(self, data: bytes) -> None:
         self.body += data
 
     async def beat(self) -> None:
@@ -268,9 +265,9 @@ class _Chat:
             request["tools"] = [*(request.get("tools") or ()), *map(tool_object, toolbox.definitions)]
 
         def defer(turn: DeferTools) -> None:
-            of_client = [call for call in turn.message["tool_calls"] if call["id"] in turn.client_ids]
+            of_client = [call for call in turn.said[-1]["tool_calls"] if call["id"] in turn.client_ids]
             here = place(messages, of_client)
-            self._rooms.deferred.begin(taken.conversation, here, turn.message, toolbox.call_all(turn.calls))
+            self._rooms.deferred.begin(taken.conversation, here, turn.said, toolbox.call_all(turn.calls))
 
         own = OwnTools([definition.name for definition in toolbox.definitions], of_client)
         return _Prepared(request, toolbox, own, looked, defer)

@@ -12,10 +12,9 @@
     │   ├── UpstreamRefused     its own 4xx or 429: status and words kept
     │   ├── UpstreamBroken      502: unreachable, its 5xx, cut off, garbled, an error in its stream
     │   └── UpstreamSilent      504: nothing within the time allowed
-    ├── Overloaded              503 with Retry-After: ours
     └── ShuttingDown            503: ours
 
-An error is turned into a response in one place, at the border (`router.endpoints`): before the stream began as
+An error is turned into a response in one place, at the border (`router.door`): before the stream began as
 a status and a body, afterwards as one event and `[DONE]`.  A stream that failed never ends as if it had not:
 SDKs take a clean end without a finish reason for success.
 """
@@ -115,12 +114,6 @@ class UpstreamBroken(UpstreamError):
 class UpstreamSilent(UpstreamError):
     status = 504
     code = "upstream_timeout"
-
-
-class Overloaded(ChiasmError):
-    status = 503
-    type = "overloaded_error"
-    code = "overloaded"
 
 
 class ShuttingDown(ChiasmError):

@@ -18,7 +18,8 @@ _KEPT_ANSWER = 2000
 
 
 class ConversationImages:
-    """A number names an image of this conversation's table or nothing at all."""
+    """A number names an image of this conversation's table, as it stood when the request came, or nothing at all: what
+    a number means must not change while the brain works with it."""
 
     def __init__(self, conversation: Conversation, table: ImageTable, *, blobs: Blobs, tables: Tables) -> None:
         self._conversation = conversation
@@ -40,11 +41,14 @@ class ConversationImages:
             return None
 
     async def looked(self, numbers: Sequence[int], task: str, answer: str) -> None:
+        """Noted on the rows of these very images: while the store failed, a number may have meant another one."""
+        digests = [self._table.records[number].digest for number in numbers]
+
         def note(table: ImageTable) -> None:
-            for number in numbers:
-                if (record := table.get(number)) is not None:
+            for digest in digests:
+                if (record := table.of_digest(digest)) is not None:
                     record.looks += 1
                     record.last_task = task[:_KEPT_ANSWER]
                     record.last_answer = answer[:_KEPT_ANSWER]
 
-        self._table, _ = await self._tables.update(self._conversation.tenant, self._conversation.key, note)
+        await self._tables.update(self._conversation.tenant, self._conversation.key, note)

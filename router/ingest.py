@@ -155,6 +155,7 @@ class Ingest:
                 await self._blobs.put(tenant, data)
             except StoreError as error:
                 log.warning("an image could not be kept: %s", error)
+                return facts  # not remembered: the next request that brings it tries again
         else:
             facts = replace(facts, digest=wire_digest)
         self._seen[key] = _Seen(facts, self._clock())

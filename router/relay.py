@@ -50,6 +50,9 @@ class Out(Protocol):
 
     async def write(self, data: bytes) -> None: ...
 
+    async def finish(self, data: bytes) -> None:
+        """Write `data`, the last of the answer."""
+
     async def beat(self) -> None: ...
 
 
@@ -94,7 +97,7 @@ class Relay:
                     await self._out.beat()
                     actions = self._exchange.handle(ToolsCompleted(await self._toolbox.call_all(calls)))
                 case Complete(reason, usage):
-                    await self._out.write(self._writer.complete(reason, usage))
+                    await self._out.finish(self._writer.complete(reason, usage))
                     return waiting
                 case Fail(error):
                     raise error

@@ -47,6 +47,7 @@ class EventStream:
         self._writing_since: float | None = None
         self._stalled = False
         self.started = False
+        self.finished = False
 
     async def write(self, data: bytes) -> None:
         """Whole events only.  Waits while the client reads slowly, and so does whoever feeds us."""
@@ -58,13 +59,15 @@ class EventStream:
 
     async def beat(self) -> None:
         """A heartbeat now: something slow is about to begin."""
-        if self._heartbeat is not None and self._writing_since is None:
+        if self._heartbeat is not None and self._writing_since is None and not self.finished:
             await self.write(self._heartbeat())
 
-    async def end(self) -> None:
+    async def finish(self, data: bytes) -> None:
+        """The last events and the end of the body, in one write."""
         if not self.started:
             await self._start()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self.finished = True
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
     @asynccontextmanager
     async def alive(self) -> AsyncIterator[None]:

@@ -32,6 +32,7 @@ def serve(settings: Settings, *, workers: int = 1) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here asks where a request came from, so nobody need be believed about it
         backlog=_BACKLOG,
         workers=workers,
         # uvicorn counts whole seconds, and takes 0 for "no limit"

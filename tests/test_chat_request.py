@@ -121,6 +121,11 @@ def test_the_thinking_switch_is_the_engines_and_the_clients_word_wins() -> None:
     assert with_settings(clients, text(thinking="off"), PROFILES["vllm"]) == clients
 
 
+def test_a_false_of_the_client_is_a_word_too() -> None:
+    said = {"enable_thinking": False}
+    assert with_settings(said, text(thinking="on"), PROFILES["qwencloud"]) == said
+
+
 def test_presets_fill_in_only_what_the_client_left_out() -> None:
     request = with_settings({"temperature": 0.2}, text(sampling="preset"), PROFILES["vllm"])
     assert request["temperature"] == 0.2

@@ -82,6 +82,31 @@ def test_an_unfinished_body_is_left_to_the_parser() -> None:
     assert not cuts.spans
 
 
+class Searched(bytearray):
+    """Counts the bytes that were searched."""
+
+    cost = 0
+
+    def find(self, what: Any, start: Any = 0, end: Any = None) -> int:
+        place = super().find(what, start, len(self) if end is None else end)
+        self.cost += (place if place >= 0 else len(self) if end is None else min(end, len(self))) - start
+        return place
+
+    def rfind(self, what: Any, start: Any = 0, end: Any = None) -> int:
+        place = super().rfind(what, start, len(self) if end is None else end)
+        self.cost += (len(self) if end is None else min(end, len(self))) - max(place, start)
+        return place
+
+
+@pytest.mark.parametrize("opening", ["data:image/x;base64,", '\\"iVBORw0KGgo', '"/9j/', "data:image/x;base64,/ "])
+@pytest.mark.parametrize("closing", ['"', ' "', "", '\\n"'])
+def test_each_byte_is_searched_a_fixed_number_of_times(opening: str, closing: str) -> None:
+    for count in (1_000, 10_000):
+        body = Searched(f'{{"a": "{opening * count}{closing}}}'.encode())
+        cut(body, WORD)
+        assert body.cost < 40 * len(body)
+
+
 def test_a_token_that_the_client_wrote_itself_means_nothing() -> None:
     _, cuts = cut(bytearray(json.dumps({"url": f"data:image/png;base64,{LARGE}"}).encode()), WORD)
     assert cuts.payload("chiasmffffx0") is None

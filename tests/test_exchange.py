@@ -365,7 +365,7 @@ def test_in_a_mixed_turn_with_the_owned_call_first_the_client_answers_its_own() 
         << DeferTools(
             calls=calls("look_1").calls,
             client_ids=("c1",),
-            message=message(("look_1", "analyzeImage", LOOK), ("c1", "bash", "{}"), content="Both."),
+            said=(message(("look_1", "analyzeImage", LOOK), ("c1", "bash", "{}"), content="Both."),),
         )
         << Complete("tool_calls", None)
     )
@@ -379,7 +379,7 @@ def test_in_a_mixed_turn_with_the_client_call_first_the_client_answers_its_own()
         << DeferTools(
             calls=calls("look_1").calls,
             client_ids=("c1",),
-            message=message(("c1", "bash", "{}"), ("look_1", "analyzeImage", LOOK)),
+            said=(message(("c1", "bash", "{}"), ("look_1", "analyzeImage", LOOK)),),
         )
         << Complete("tool_calls", None)
     )
@@ -404,7 +404,7 @@ def test_interleaved_fragments_of_an_owned_and_a_client_call_are_told_apart() ->
         << DeferTools(
             calls=(ToolCall("look_1", "analyzeImage", '{"image":"1"}'),),
             client_ids=("c1",),
-            message=message(("look_1", "analyzeImage", '{"image":"1"}'), ("c1", "bash", '{"command":"ls"}')),
+            said=(message(("look_1", "analyzeImage", '{"image":"1"}'), ("c1", "bash", '{"command":"ls"}')),),
         )
         << Complete("tool_calls", None)
     )
@@ -531,11 +531,13 @@ def test_words_after_a_client_call_are_not_sent_but_kept_for_the_brain() -> None
         >> ENDED
         << a(
             DeferTools,
-            message={
-                **message(("c1", "bash", "{}"), ("look_1", "analyzeImage", LOOK), content="Before. After."),
-                "reasoning": "Hm",
-                "reasoning_content": "Hm",
-            },
+            said=(
+                {
+                    **message(("c1", "bash", "{}"), ("look_1", "analyzeImage", LOOK), content="Before. After."),
+                    "reasoning": "Hm",
+                    "reasoning_content": "Hm",
+                },
+            ),
         )
         << Complete("tool_calls", None)
     )
@@ -1081,3 +1083,14 @@ def test_thoughts_that_the_client_does_not_get_still_go_back_to_the_brain() -> N
     book = looking(playbook(late_thoughts=False) >> Text("Look.") << passes >> Reasoning("Hm.") << nothing)
     assert book >> ENDED << a(CallTools) >> seen("look_1") << a(OpenUpstream)
     assert book.requests[-1]["messages"][-2]["reasoning_content"] == "Hm."
+
+
+def test_a_mixed_turn_keeps_the_hidden_turns_before_it() -> None:
+    book = looking(playbook() >> Text("Let me look.") << passes) >> ENDED << a(CallTools) >> seen("look_1")
+    book = book << a(OpenUpstream) >> ToolStart(0, "c1", "bash") << passes >> ToolArgs(0, "{}") << passes
+    book = looking(book, slot=1, id_="look_2") >> ENDED << a(DeferTools) << a(Complete, reason="tool_calls")
+    assert book
+    deferred = next(action for action in book.actions if isinstance(action, DeferTools))
+    assert [one["role"] for one in deferred.said] == ["assistant", "tool", "assistant"]
+    assert deferred.said[0]["content"] == "Let me look."
+    assert [*book.requests[0]["messages"], *deferred.said[:2]] == book.requests[1]["messages"]

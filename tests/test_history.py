@@ -145,3 +145,7 @@ def test_broken_arguments_in_the_clients_history_are_mended_and_whole_ones_kept(
     whole = said(call('{ "a" : 1}'), call({"a": 1}), "junk")
     assert fitted(user("u"), whole)[1] is whole
     assert fitted(user("u"), said(call('{"a": "cut o'), call("{}")))[1] == said(call('{"a":"cut o"}'), call("{}"))
+
+
+def test_calls_that_are_null_are_no_calls() -> None:
+    assert fitted(user("u"), {**assistant("a"), "tool_calls": None})[1] == assistant("a")

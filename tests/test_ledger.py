@@ -23,7 +23,11 @@ def tool(id_: str, text: str) -> dict[str, Any]:
 
 USER = {"role": "user", "content": "u"}
 KEPT = KeptTurn(
-    message=assistant(call("ours", "analyzeImage"), call("theirs"), reasoning_content="hm"),
+    said=(
+        assistant(call("before", "analyzeImage")),
+        tool("before", "a dog"),
+        assistant(call("ours", "analyzeImage"), call("theirs"), reasoning_content="hm"),
+    ),
     results=(tool("ours", "a cat"),),
 )
 HERE = place([USER], [call("theirs")])
@@ -33,7 +37,15 @@ def test_a_kept_turn_replaces_what_the_client_knows_of_it() -> None:
     history = [USER, assistant(call("theirs")), tool("theirs", "file"), USER]
     assert places(history) == {1: HERE}
     woven = weave(history, {1: KEPT})
-    assert woven == [USER, KEPT.message, tool("ours", "a cat"), tool("theirs", "file"), USER]
+    assert woven == [USER, *KEPT.said, tool("ours", "a cat"), tool("theirs", "file"), USER]
+
+
+def test_results_stand_in_the_order_of_their_calls() -> None:
+    said = assistant(call("c1"), call("ours", "analyzeImage"), call("c2"))
+    kept = KeptTurn(said=(said,), results=(tool("ours", "a cat"),))
+    history = [USER, assistant(call("c1"), call("c2")), tool("c2", "2"), tool("c1", "1"), USER]
+    woven = weave(history, {1: kept})
+    assert [message.get("tool_call_id") for message in woven] == [None, None, "c1", "ours", "c2", None]
 
 
 def test_every_call_is_answered_once() -> None:

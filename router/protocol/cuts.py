@@ -93,10 +93,9 @@ def _data_urls(body: bytearray) -> list[tuple[int, int]]:
         position = found + len(_SCHEME)
         if mark >= 0:
             start = mark + len(_MARK)
-            end = _end_of_string(body, start)
+            end, position = _payload(body, start)
             if end - start >= LEAST_CUT:
                 places.append((start, end))
-                position = end
     return places
 
 
@@ -110,25 +109,26 @@ def _bare(body: bytearray, start_mark: bytes, known: list[tuple[int, int]]) -> l
         position = low
         while (found := body.find(start_mark, position, high)) >= 0:
             start = found + 1
-            end = _end_of_string(body, start)
-            position = start
+            end, position = _payload(body, start)
             if end - start >= LEAST_CUT and end <= high:
                 places.append((start, end))
-                position = end
     return places
 
 
-def _end_of_string(body: bytearray, start: int) -> int:
-    """Where the JSON string ends in which `start` lies, if nothing but base64 stands before: else `start`.
+def _payload(body: bytearray, start: int) -> tuple[int, int]:
+    """Where the payload ends that begins at `start` (at `start` itself if none does), and where to look for the next.
 
-    In a JSON string within a JSON string the closing quote is escaped, and so are the slashes of some encoders; a
-    backslash anywhere but before that quote means that the text is not a plain payload.
+    It ends with the JSON string in which it stands, and must fill it.  In a JSON string within a JSON string the
+    closing quote is escaped; a backslash anywhere else, or a space, means that this is no plain payload, and neither is
+    any that begins before the last of them: looking there again would cost the square of the body's length.
     """
-    end = body.find(b'"', start)
-    if end < 0:
-        return start
+    quote = body.find(b'"', start)
+    if quote < 0:
+        return start, len(body)
+    end = quote
     while end > start and body[end - 1] == 0x5C:
         end -= 1
-    if body.find(b"\\", start, end) >= 0 or body.find(b" ", start, end) >= 0:
-        return start
-    return end
+    foreign = max(body.rfind(b"\\", start, end), body.rfind(b" ", start, end))
+    if foreign >= 0:
+        return start, foreign + 1
+    return end, max(end, start)

@@ -58,6 +58,9 @@ class Dialect(Protocol):
     def spent(self, request: Mapping[str, Any], turn: Turn) -> bool:
         """Whether `turn` used up all the tokens that `request` allowed."""
 
+    def added(self, first: Mapping[str, Any], last: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The messages that follow-ups have added to `first` to make `last`."""
+
     def assistant_message(self, turn: Turn) -> Mapping[str, Any]:
         """What the brain said in `turn`, as it stands in a history."""
 

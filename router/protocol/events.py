@@ -66,15 +66,17 @@ class CallTools:
 
 @dataclass(frozen=True, slots=True)
 class DeferTools:
-    """A mixed turn: run these owned calls in the background and keep `message` with their results.
+    """A mixed turn: run these owned calls in the background and keep `said` with their results.
 
-    The client answers its own calls (`client_ids`) in its next request; by those ids the turn is found again and
-    put back whole.
+    The client answers its own calls (`client_ids`) in its next request; by them the turn is found again and put back
+    whole.
     """
 
     calls: tuple[ToolCall, ...]
     client_ids: tuple[str, ...]
-    message: Mapping[str, Any]
+    said: tuple[Mapping[str, Any], ...]
+    """The messages of this exchange, hidden turns and their results first, the mixed turn last: the client knows all
+    of it as one message of its own."""
 
 
 @dataclass(frozen=True, slots=True)

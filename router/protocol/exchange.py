@@ -144,7 +144,7 @@ class Exchange:
         """`mint_id`: ids for calls that came without one.  `looked`: what looking has cost before the first turn.
         `late_thoughts`: whether the client can read thoughts that come after visible words."""
         self._dialect = dialect
-        self._request = request
+        self._first = self._request = request
         self._own = own
         self._mint_id = mint_id
         self._max_turns = max_turns
@@ -390,7 +390,7 @@ class Exchange:
         deferred = DeferTools(
             calls=tuple(call.whole() for call in owned),
             client_ids=tuple(call.id for call in of_client),
-            message=self._dialect.assistant_message(self._turn),
+            said=(*self._dialect.added(self._first, self._request), self._dialect.assistant_message(self._turn)),
         )
         return [*self._remaining_client_calls(), deferred, self._complete("tool_calls")]
 

@@ -48,6 +48,8 @@ def _message(message: Any, profile: Profile) -> Any:
     fitted = _without_cache_control(message)
     if fitted.get("role") == "developer" and not profile.developer_role:
         fitted = {**fitted, "role": "system"}
+    if "tool_calls" in fitted and fitted["tool_calls"] is None:  # `transformers serve` answers 500 to it
+        fitted = {key: value for key, value in fitted.items() if key != "tool_calls"}
     if fitted.get("role") == "assistant" and isinstance(fitted.get("tool_calls"), list):
         calls = [_call(call) for call in fitted["tool_calls"]]
         if any(a is not b for a, b in zip(calls, fitted["tool_calls"], strict=True)):

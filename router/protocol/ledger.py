@@ -22,12 +22,13 @@ import orjson
 
 @dataclass(frozen=True, slots=True)
 class KeptTurn:
-    """One mixed turn: what the brain said and what our tools answered."""
+    """What stands between the client's last message and the client's own tool results."""
 
-    message: Mapping[str, Any]
-    """The assistant message with all calls, ours and the client's, as the server must see it again."""
+    said: Sequence[Mapping[str, Any]]
+    """Hidden turns and their results, and last the mixed turn: an assistant message with all calls, ours and the
+    client's.  As the server saw it, and must see it again."""
     results: Sequence[Mapping[str, Any]]
-    """Tool messages that answer our calls."""
+    """Tool messages that answer our calls of the mixed turn."""
 
 
 def places(messages: Sequence[Any]) -> dict[int, str]:
@@ -50,10 +51,31 @@ def place(before: Sequence[Any], calls: Sequence[Mapping[str, Any]]) -> str:
 def weave(messages: Sequence[Any], kept: Mapping[int, KeptTurn]) -> list[Any]:
     """The history with kept turns in place of what the client knows of them; `kept` by index of the message."""
     woven: list[Any] = []
+    taken = 0
     for index, message in enumerate(messages):
         turn = kept.get(index)
-        woven += [message] if turn is None else [dict(turn.message), *map(dict, turn.results)]
+        if index < taken:
+            continue
+        if turn is None:
+            woven.append(message)
+            continue
+        taken = index + 1
+        while taken < len(messages) and _is_result(messages[taken]):
+            taken += 1
+        woven += [*map(dict, turn.said), *_in_order_of_calls(turn, messages[index + 1 : taken])]
     return woven
+
+
+def _in_order_of_calls(turn: KeptTurn, of_client: Sequence[Any]) -> list[Any]:
+    """Some templates (Qwen's) render results without ids, one after the other: their order is all that pairs them."""
+    order = {call["id"]: position for position, call in enumerate(turn.said[-1]["tool_calls"])}
+    return sorted(
+        [*map(dict, turn.results), *of_client], key=lambda result: order.get(str(result["tool_call_id"]), len(order))
+    )
+
+
+def _is_result(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("role") == "tool" and "tool_call_id" in message
 
 
 def _calls(message: Any) -> list[Mapping[str, Any]]:

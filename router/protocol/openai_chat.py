@@ -586,6 +586,9 @@ class OpenAIChat:
                     return None
         return following
 
+    def added(self, first: Mapping[str, Any], last: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return list(last["messages"][len(first["messages"]) :])
+
     def whole(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
         if not request.get("stream"):
             return None

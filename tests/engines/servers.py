@@ -1,8 +1,8 @@
 """Real engines as processes of our own: started on a free loopback port, waited for, always ended by their process id.
 
-Run as a program it serves the brain and the eyes while a command runs, and tells the command where they are:
+Run as a program it serves the brain and the eyes on one engine while a command runs, and tells the command where:
 
-    python -m tests.engines.servers .venv/bin/pytest tests/engines
+    python -m tests.engines.servers llamacpp .venv/bin/pytest tests/engines
 
 Its exit code is the command's; a server that does not start is an error before the command begins.
 """
@@ -14,32 +14,32 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 import httpx
 
-BRAIN_VARIABLE = "CHIASM_TEST_BRAIN"
-EYES_VARIABLE = "CHIASM_TEST_EYES"
-"""Where the command finds the base URLs, both ending in /v1."""
+from tests.engines.engines import BRAIN_VARIABLE, ENGINE_VARIABLE, ENGINES, EYES_VARIABLE, ROOT, Engine, Model
 
 START_SECONDS = 60.0
-"""llama-server is up in 0.2 s; the rest is for a machine that is busy with other things."""
+"""Chiasm is up in a second and llama-server in less; the rest is for a machine that is busy with other things."""
 
-STOP_SECONDS = 20.0
+STOP_SECONDS = 30.0
 """Between asking a process to end and ending it."""
-
-_ROOT = Path(__file__).resolve().parents[2]
-_BINARY = _ROOT / ".engines" / "llama-server"
-_MODELS = _ROOT / "tests" / "models"
 
 
 class DidNotStart(Exception):
     """A process ended, or stayed silent, before it was ready.  `str(error)` carries the end of its output."""
+
+
+def logs(engine: str) -> Path:
+    """Where the output of all processes of a run stays; each run begins it anew."""
+    folder = ROOT / ".engines" / "logs" / engine
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def free_port() -> int:
@@ -62,11 +62,19 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `command` while the block runs, which begins when `ready_url` answers 200.
 
-    Output goes to `log`.  Raises `DidNotStart`.  The process is gone when the block is left, however it is left.
+    Output goes to `log`.  Raises `DidNotStart`.  The process is gone when the block is left, however it is left, and so
+    is every process that it started.
     """
     with log.open("wb") as output:
+        # A session of its own: vLLM's engine is a child of its server, and must not outlive it.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=cwd, env=env
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
         )
     try:
         _wait_until_ready(process, ready_url, log, start_seconds)
@@ -76,27 +84,26 @@ def running(
 
 
 @contextmanager
-def llama_server(name: str, log: Path, *files: str) -> Iterator[str]:
-    """Serve a model of tests/models; gives the base URL, which ends in /v1.
-
-    `files` are llama-server's own options ("-m", "brain.gguf" and so on); a name that ends in .gguf is looked up.
-    """
+def serving(engine: Engine, model: Model) -> Iterator[str]:
+    """Serve a model of tests/models on an engine; gives the base URL, which ends in /v1."""
     port = free_port()
-    models = [str(_MODELS / word) if word.endswith(".gguf") else word for word in files]
-    # One thread is as fast as two for models this small, and leaves the other core to the service under test.
-    command = [str(_BINARY), "--host", "127.0.0.1", "--port", str(port), "--alias", name, "--jinja"]
-    command += ["-t", "1", "-c", "8192", "-np", "2", "--no-warmup", *models]
-    with running(command, ready_url=f"http://127.0.0.1:{port}/health", log=log):
+    # Two servers, the service and the tests share the machine with whatever else runs on it.
+    command = ["nice", "-n", "5", *engine.command(model, port)]
+    with running(
+        command,
+        ready_url=f"http://127.0.0.1:{port}/health",
+        log=logs(engine.name) / f"{model}.log",
+        cwd=ROOT,
+        env={**os.environ, **engine.environment},
+        start_seconds=engine.start_seconds,
+    ):
         yield f"http://127.0.0.1:{port}/v1"
 
 
 @contextmanager
-def brain_and_eyes(logs: Path) -> Iterator[tuple[str, str]]:
+def brain_and_eyes(engine: Engine) -> Iterator[tuple[str, str]]:
     """Both models at once; gives their base URLs."""
-    with (
-        llama_server("brain", logs / "brain.log", "-m", "brain.gguf") as brain,
-        llama_server("eyes", logs / "eyes.log", "-m", "eyes.gguf", "--mmproj", "eyes-mmproj.gguf") as eyes,
-    ):
+    with serving(engine, "brain") as brain, serving(engine, "eyes") as eyes:
         yield brain, eyes
 
 
@@ -124,6 +131,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()
+    with suppress(ProcessLookupError):  # raised when it left nothing behind
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _tail(log: Path) -> str:
@@ -135,26 +144,27 @@ def _leave(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def main(command: Sequence[str]) -> int:
-    """Run `command` beside both models; returns its exit code, or 3 when a model does not start."""
-    if not command:
-        print("usage: python -m tests.engines.servers COMMAND [ARGUMENT...]", file=sys.stderr)
+def main(arguments: Sequence[str]) -> int:
+    """Run a command beside both models; returns its exit code, or 3 when a model does not start."""
+    if len(arguments) < 2 or arguments[0] not in ENGINES:
+        print(f"usage: python -m tests.engines.servers {'|'.join(ENGINES)} COMMAND [ARGUMENT...]", file=sys.stderr)
         return 2
+    engine, command = ENGINES[arguments[0]], arguments[1:]
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix="chiasm-engines-") as logs,
-            brain_and_eyes(Path(logs)) as (brain, eyes),
-        ):
-            print(f"brain {brain}  eyes {eyes}", flush=True)
-            child = subprocess.Popen(command, env={**os.environ, BRAIN_VARIABLE: brain, EYES_VARIABLE: eyes})
+        with brain_and_eyes(engine) as (brain, eyes):
+            print(f"{engine.name}: brain {brain}  eyes {eyes}", flush=True)
+            told = {ENGINE_VARIABLE: engine.name, BRAIN_VARIABLE: brain, EYES_VARIABLE: eyes}
+            child = subprocess.Popen(command, env={**os.environ, **told})
             try:
                 return child.wait()
             finally:
-                _end(child)
+                if child.poll() is None:
+                    child.terminate()
+                    child.wait(STOP_SECONDS)
     except (DidNotStart, OSError) as error:
-        print(f"the engines did not start: {error}", file=sys.stderr)
+        print(f"{engine.name} did not start: {error}", file=sys.stderr)
         return 3
 
 

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Installs real clients under .clients/ and tests the service with them.
+#
+#   tests/clients/run.sh [CLIENT...] [-- PYTEST-ARGUMENT...]
+#
+# Without names: all of them (tests/clients/roster.py).  Fails when a client cannot be installed, when a test fails,
+# and when a client was not tested.  Needs npm for the clients that run on node; node itself is installed with them.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+[[ -x .venv/bin/pytest ]] || {
+    echo "run.sh: no .venv/bin/pytest: run 'make test-clients', which makes .venv first" >&2
+    exit 1
+}
+
+names=()
+while (($#)) && [[ $1 != -- ]]; do
+    names+=("$1")
+    shift
+done
+(($#)) && shift
+
+installed=0
+.venv/bin/python -m tests.clients.install "${names[@]}" || installed=$?
+((installed == 2)) && exit 2
+
+((${#names[@]})) || read -r -a names <<<"$(.venv/bin/python -m tests.clients.roster)"
+tested=0
+CHIASM_TEST_CLIENTS="${names[*]}" .venv/bin/pytest tests/clients -n 2 "$@" || tested=$?
+
+((installed == 0)) || echo "run.sh: some clients could not be installed, see above" >&2
+((installed == 0 && tested == 0))
