@@ -21,7 +21,7 @@ from cache.tables import Tables
 from router import endpoints
 from router.brain import Brain
 from router.caption import Captions
-from router.config import ConfigError, Settings, TextSettings, VisionSettings
+from router.config import ConfigError, ImagesSettings, Settings, TextSettings, VisionSettings
 from router.deferred import DeferredTurns
 from router.door import Caller, Door, Endpoint
 from router.endpoints import Rooms
@@ -102,6 +102,20 @@ def refuse_what_is_not_built(settings: Settings) -> None:
             )
     if settings.images.remote_urls == "allow":
         raise ConfigError("[images] remote_urls = 'allow' is not part of this version; leave it 'off'")
+
+
+def without_effect(settings: Settings) -> list[str]:
+    """Options that were set and do nothing yet, a line each: nobody should find out by waiting for their effect."""
+    defaults = ImagesSettings()
+    names = [
+        f"[images] {name}"
+        for name in ("max_loaded", "keep_loaded", "max_loaded_tokens")
+        if getattr(settings.images, name) != getattr(defaults, name)
+    ]
+    if settings.server.admin_key.get_secret_value():
+        names.append("[server] admin_key")
+    names += [f"[[vision]] #{number} engine" for number, eyes in enumerate(settings.vision, 1) if eyes.engine != "auto"]
+    return [f"{name} has no effect in this version" for name in names]
 
 
 @asynccontextmanager

@@ -59,20 +59,25 @@ def identify(tenant: str, headers: Mapping[str, str], request: Mapping[str, Any]
     return _derived(tenant, "opening", opening)
 
 
+def opening(messages: list[Any]) -> list[Any]:
+    """What stands before the first assistant message, up to and including the first user message."""
+    for index, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, dict) else "assistant"
+        if role == "user":
+            return messages[: index + 1]
+        if role == "assistant":
+            return messages[:index]
+    return messages
+
+
 def opening_of(messages: list[Any]) -> str:
-    """The conversation's opening: what stands before the first assistant message, up to the first user message.
+    """The words of a conversation's opening.
 
     Give it the history with images replaced by their digests, or two conversations that begin with the same words
     about different pictures would be one.
     """
-    opening: list[Any] = []
-    for message in messages:
-        if not isinstance(message, dict) or message.get("role") == "assistant":
-            break
-        opening.append([message.get("role"), message.get("content")])
-        if message.get("role") == "user":
-            break
-    return json.dumps(opening, sort_keys=True, ensure_ascii=True)
+    said = [[message.get("role"), message.get("content")] for message in opening(messages)]
+    return json.dumps(said, sort_keys=True, ensure_ascii=True)
 
 
 def _session_part(user_id: object) -> str:

@@ -31,6 +31,7 @@ from router.protocol.dialect import Reader, Writer
 from router.protocol.events import DeferTools
 from router.protocol.exchange import Exchange
 from router.protocol.history import fit
+from router.protocol.image_parts import without_pictures
 from router.protocol.ledger import place, places, weave
 from router.protocol.openai_chat import (
     ChunkReader,
@@ -239,6 +240,8 @@ class _Chat:
         if settings.images == "off" or eyes is None:
             restored = cuts.restored(request) if cuts else request
             return _Prepared(restored, Toolbox([]), OwnTools(), VisionUsage(), _never_deferred)
+        if "tools" in request:
+            request["tools"] = without_pictures(request["tools"], cuts.word if cuts else "")
         tenant, headers = self._caller.tenant, self._caller.headers
         taken = await self._rooms.ingest.take(request, tenant=tenant, headers=headers, cuts=cuts)
         del cuts

@@ -27,7 +27,7 @@ from cache.image import BadImage, ImageLimits, inspect
 from cache.store import StoreError
 from cache.table import ImageRecord, ImageTable
 from cache.tables import Tables
-from router.conversation import Conversation, identify, opening_of
+from router.conversation import Conversation, identify, opening, opening_of
 from router.errors import BadRequest
 from router.protocol.cuts import Cuts
 from router.protocol.image_parts import Base64Image, FoundImage, images_outside, replace_images
@@ -123,8 +123,8 @@ class Ingest:
             return Ingested(conversation, table, (), messages, (), token)
         admitted = await asyncio.gather(*(self._admit(tenant, image, cuts) for image in found))
         digests = iter(admitted)
-        opening = opening_of(replace_images(messages, lambda _: next(digests).digest, token))
-        conversation = identify(tenant, headers, request, opening)
+        said_first = opening_of(replace_images(opening(messages), lambda _: next(digests).digest, token))
+        conversation = identify(tenant, headers, request, said_first)
         wanted = _wanted_numbers(messages, found)
 
         def number(table: ImageTable) -> list[ImageRecord]:

@@ -11,7 +11,7 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
-from router.app import create_app, refuse_what_is_not_built
+from router.app import create_app, refuse_what_is_not_built, without_effect
 from router.config import Settings, TextSettings
 
 _BACKLOG = 2048
@@ -21,6 +21,8 @@ def serve(settings: Settings, *, workers: int = 1) -> None:
     """Serve until SIGTERM or SIGINT.  Raises `ConfigError` and `OSError` (the address cannot be had) before anything
     listens."""
     refuse_what_is_not_built(settings)
+    for line in without_effect(settings):
+        print(f"chiasm: note: {line}", file=sys.stderr)  # noqa: T201 (to whoever started it)
     listening = _listen(settings.server.host, settings.server.port)
     config = uvicorn.Config(
         partial(_application, settings),

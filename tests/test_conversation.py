@@ -82,5 +82,6 @@ def test_the_opening_ends_with_the_first_user_message() -> None:
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     later = [*messages, {"role": "assistant", "content": "a"}, {"role": "user", "content": "v"}]
     assert opening_of(messages) == opening_of(later)
+    assert opening_of(messages) == opening_of([*messages, {"role": "user", "content": "more"}])
     assert opening_of(messages) != opening_of([messages[0], {"role": "user", "content": "w"}])
     assert opening_of(messages) != opening_of([{"role": "system", "content": "z"}, messages[1]])

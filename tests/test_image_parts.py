@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from router.protocol.image_parts import Base64Image, FoundImage, RemoteImage, images_outside, replace_images
+from router.protocol.image_parts import (
+    Base64Image,
+    FoundImage,
+    RemoteImage,
+    images_outside,
+    replace_images,
+    without_pictures,
+)
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 URL = f"data:image/png;base64,{PNG}"
@@ -194,3 +201,10 @@ def test_json_a_thousand_deep_is_a_text_like_any_other() -> None:
     text = "[" * 900 + f'"{URL}"' + "]" * 900
     replaced, found = numbered([{"role": "tool", "tool_call_id": "t", "content": text}])
     assert replaced[0]["content"] == text.replace(URL, f"<{len(found) - 1}>")
+
+
+def test_an_example_in_a_tools_description_becomes_words() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "description": f"for example {URL}"}}]
+    assert without_pictures(tools)[0]["function"] == {"name": "f", "description": "for example [image data]"}
+    plain = [{"type": "function", "function": {"name": "f", "description": "no picture"}}]
+    assert without_pictures(plain) is plain

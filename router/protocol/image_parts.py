@@ -71,17 +71,26 @@ def replace_images(messages: list[Any], say: Say, token: str = "") -> list[Any]:
     image are the same objects; those with one are copies.  Tool messages that held one have plain text as content
     afterwards.
     """
-    tokens = re.compile(re.escape(token) + r"\d+") if token else None
+    tokens = _tokens(token)
     return [_message(message, index, say, tokens) for index, message in enumerate(messages)]
+
+
+def without_pictures(value: Any, token: str = "") -> Any:
+    """`value` with words in place of picture data: for what nobody could look at, such as an example in the
+    description of a tool."""
+    return _Walk("user", 0, lambda _: "[image data]", _tokens(token)).value(value)
 
 
 def images_outside(request: Mapping[str, Any], token: str = "") -> str | None:
     """The name of the first field other than `messages` that holds picture data; nobody could look at it there."""
-    tokens = re.compile(re.escape(token) + r"\d+") if token else None
     for name, value in request.items():
-        if name != "messages" and _Walk("user", 0, lambda _: "", tokens).value(value) is not value:
+        if name != "messages" and without_pictures(value, token) is not value:
             return name
     return None
+
+
+def _tokens(token: str) -> re.Pattern[str] | None:
+    return re.compile(re.escape(token) + r"\d+") if token else None
 
 
 def _message(message: Any, index: int, say: Say, tokens: re.Pattern[str] | None) -> Any:

@@ -1,0 +1,47 @@
+"""What is refused or said at start, before anything listens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from router.app import refuse_what_is_not_built, without_effect
+from router.config import ConfigError, Settings
+
+
+def settings(**tables: Any) -> Settings:
+    text = {"name": "m", "base_url": "http://127.0.0.1:1/v1", **tables.pop("text", {})}
+    vision = {"kind": "ocr", **tables.pop("vision", {})}
+    return Settings.model_validate({"text": [text], "vision": [vision], **tables})
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"text": {"images": "native"}}, "native"),
+        ({"images": {"remote_urls": "allow", "allowed_hosts": ["example.org"]}}, "remote_urls"),
+    ],
+)
+def test_what_this_version_cannot_do_is_refused(tables: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        refuse_what_is_not_built(settings(**tables))
+
+
+def test_an_ordinary_configuration_is_neither_refused_nor_remarked_on() -> None:
+    refuse_what_is_not_built(settings())
+    assert without_effect(settings()) == []
+
+
+@pytest.mark.parametrize(
+    ("tables", "name"),
+    [
+        ({"images": {"max_loaded": 50}}, "[images] max_loaded"),
+        ({"images": {"keep_loaded": 5}}, "[images] keep_loaded"),
+        ({"images": {"max_loaded_tokens": 5}}, "[images] max_loaded_tokens"),
+        ({"server": {"admin_key": "k"}}, "[server] admin_key"),
+        ({"vision": {"engine": "vllm"}}, "[[vision]] #1 engine"),
+    ],
+)
+def test_an_option_without_effect_is_named(tables: dict[str, Any], name: str) -> None:
+    assert without_effect(settings(**tables)) == [f"{name} has no effect in this version"]
