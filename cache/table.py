@@ -36,9 +36,11 @@ class ImageRecord:
 class ImageTable:
     records: dict[int, ImageRecord] = field(default_factory=dict)
     _by_digest: dict[str, ImageRecord] = field(init=False)
+    _highest: int = field(init=False)
 
     def __post_init__(self) -> None:
         self._by_digest = {record.digest: record for record in self}
+        self._highest = max(self.records, default=0)
 
     def __iter__(self) -> Iterator[ImageRecord]:
         return iter(self.records.values())
@@ -62,7 +64,8 @@ class ImageTable:
         if known is not None:
             return known
         free = wanted is not None and 0 < wanted <= MOST_NUMBERED and wanted not in self.records
-        image.number = wanted if free and wanted is not None else max(self.records, default=0) + 1
+        image.number = wanted if free and wanted is not None else self._highest + 1
+        self._highest = max(self._highest, image.number)
         self.records[image.number] = image
         self._by_digest[image.digest] = image
         return image

@@ -100,6 +100,8 @@ def refuse_what_is_not_built(settings: Settings) -> None:
             raise ConfigError(
                 f"[[text]] #{number} images = 'native' is not part of this version; use 'tool', 'caption' or 'off'"
             )
+    if settings.store.kind == "redis":
+        raise ConfigError("[store] kind = 'redis' is not part of this version; use 'disk' (one machine) or 'memory'")
     if settings.images.remote_urls == "allow":
         raise ConfigError("[images] remote_urls = 'allow' is not part of this version; leave it 'off'")
 
@@ -123,7 +125,7 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms]]:
     ttl = settings.store.retention_hours * 3600
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(http_client())
-        store = _open_store(settings)
+        store = open_configured_store(settings)
         stack.push_async_callback(store.close)
         limits = ImageLimits(
             max_bytes=int(settings.images.max_image_mib * 2**20),
@@ -153,7 +155,8 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms]]:
         await rooms.last_words()
 
 
-def _open_store(settings: Settings) -> Store:
+def open_configured_store(settings: Settings) -> Store:
+    """Raises `StoreError` where it cannot be opened safely."""
     store = settings.store
     return open_store(store.kind, str(store.path), store.url.get_secret_value(), store.max_gib, store.retention_hours)
 

@@ -30,6 +30,13 @@ class Brain:
         """
         return self.settings.name or await self.upstream.model()
 
+    def doubt(self) -> str | None:
+        """What looks like a wrong model id, as far as the server was asked; some servers know ids that they hide."""
+        listing, model = self.upstream.listed, self.settings.model
+        if listing is None or not listing.ids or model is None or model in listing.ids:
+            return None
+        return f"the server at {self.settings.base_url} lists {', '.join(map(repr, listing.ids[:5]))}, not {model!r}"
+
     async def profile(self) -> Profile:
         """The facts to go by: as configured, else by what the server says of itself.  Never fails, never sends a
         picture or a prompt to find out."""

@@ -15,7 +15,7 @@ from cache.store import Store, StoreError
 from cache.table import ImageRecord
 from router.conversation import Conversation
 from router.images import ConversationImages
-from router.protocol.placeholders import captioned
+from router.protocol.placeholders import captioned, unseen
 from tools.analyze_image import quoted
 from tools.call import VisionUsage
 from tools.vision.backend import VisionBackend, VisionError, VisionImage, VisionQuery
@@ -69,12 +69,13 @@ class Captions:
             return captioned(record, kept), VisionUsage()
         data = await images.data(record.number)
         if data is None:
-            return captioned(record, "(no longer available)"), VisionUsage()
+            return unseen(record, "no longer available"), VisionUsage()
         context = f"The user's words: {question}" if question else ""
         try:
             answer = await eyes.look(VisionQuery((VisionImage(record.number, data),), _TASK, context))
         except VisionError as error:
-            return captioned(record, f"(could not be looked at: {error})"), VisionUsage(calls=1)
+            log.warning("the eyes %r could not describe an image: %s", eyes.name, str(error).partition(":")[0])
+            return unseen(record, str(error)), VisionUsage(calls=1)
         text = quoted([record.number], answer.text)
         try:
             if not await self._store.add(key, text.encode(), ttl=self._ttl):

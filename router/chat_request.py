@@ -1,7 +1,7 @@
 """A Chat Completions body: what must hold before anything is done with it, and what it asks of us.
 
 Strict enough that a client's mistake is answered here with a 400 that names the place, instead of coming back from
-the model's server as a 502; open enough that fields we never heard of ride along.
+the text model's server as a 502; open enough that fields we never heard of ride along.
 """
 
 from __future__ import annotations
@@ -95,9 +95,10 @@ def _check_messages(messages: object) -> None:
 
 
 def tool_names(request: Mapping[str, Any]) -> set[str]:
-    """The names of the client's own tools."""
-    functions = [tool.get("function") for tool in request.get("tools") or ()] + list(request.get("functions") or ())
-    names = [function.get("name") for function in functions if isinstance(function, dict)]
+    """The names of the client's own tools, in any of the forms in which they are declared."""
+    tools = [tool for tool in request.get("tools") or () if isinstance(tool, dict)]
+    named = [*tools, *(tool.get("function") for tool in tools), *(tool.get("custom") for tool in tools)]
+    names = [one.get("name") for one in [*named, *(request.get("functions") or ())] if isinstance(one, dict)]
     return {name for name in names if isinstance(name, str)}
 
 

@@ -16,7 +16,6 @@ SESSION_HEADERS = (
     "x-claude-code-session-id",
     "x-openwebui-chat-id",
 )
-_SESSION_IN_USER_ID = re.compile(r"_session_(.+)$")
 _VALID_ID = re.compile(r"[A-Za-z0-9._:@=+/-]{1,200}")
 
 
@@ -90,8 +89,7 @@ def _session_part(user_id: object) -> str:
         except (ValueError, AttributeError, RecursionError):
             session = None
         return session if isinstance(session, str) else user_id
-    match = _SESSION_IN_USER_ID.search(user_id)
-    return match[1] if match else user_id
+    return user_id.rpartition("_session_")[2] or user_id
 
 
 def _derived(tenant: str, kind: str, value: str) -> Conversation:

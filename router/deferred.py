@@ -42,14 +42,25 @@ class DeferredTurns:
             if asyncio.iscoroutine(results):
                 results.close()
             return
-        task = asyncio.create_task(self._finish(key, said, results))
+        task = asyncio.create_task(self._finish(key, _marker(conversation), said, results))
         self._running[key] = task
         task.add_done_callback(lambda _: self._running.pop(key, None))
 
     async def find(self, conversation: Conversation, places: Mapping[int, str]) -> dict[int, KeptTurn]:
         """The kept turns among these places of a history, by index; waits for looks that still run."""
+        if not places or not await self._has_any(conversation):
+            return {}
         turns = {index: await self._one(_key(conversation, place)) for index, place in places.items()}
         return {index: turn for index, turn in turns.items() if turn is not None}
+
+    async def _has_any(self, conversation: Conversation) -> bool:
+        """One look into the store instead of one for every call of a long history."""
+        if any(key.startswith(_key(conversation, "")) for key in self._running):
+            return True
+        try:
+            return await self._store.get(_marker(conversation)) is not None
+        except StoreError:
+            return False
 
     async def close(self) -> None:
         """The process ends: looks that still run are lost, and the brain will ask again."""
@@ -61,6 +72,7 @@ class DeferredTurns:
     async def _finish(
         self,
         key: str,
+        marker: str,
         said: Sequence[Mapping[str, Any]],
         results: Awaitable[Sequence[ToolResult]],
     ) -> KeptTurn:
@@ -70,6 +82,7 @@ class DeferredTurns:
         turn = KeptTurn(tuple(said), answers)
         try:
             await self._store.put(key, orjson.dumps(asdict(turn)), ttl=self._ttl)
+            await self._store.put(marker, b"1", ttl=self._ttl)
         except StoreError as error:
             log.warning("a mixed turn could not be kept: %s", error)
         return turn
@@ -91,3 +104,7 @@ class DeferredTurns:
 
 def _key(conversation: Conversation, place: str) -> str:
     return f"turn/{conversation.tenant}/{conversation.key}/{place}"
+
+
+def _marker(conversation: Conversation) -> str:
+    return f"turns/{conversation.tenant}/{conversation.key}"

@@ -10,11 +10,13 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
+from router.config import is_loopback
 from router.conversation import tenant_of
-from router.errors import BadRequest, BodyTooLarge, ChiasmError, NotAllowed, ShuttingDown, Unauthorized
+from router.errors import BadRequest, BodyTooLarge, ChiasmError, Forbidden, NotAllowed, ShuttingDown, Unauthorized
 from router.protocol.openai_chat import error_body
 from router.response import ClientGone, Message, Receive, Send, send_json, start
 
@@ -71,6 +73,7 @@ class Door:
     async def _answer(self, receive: Receive, send: _Watched, error: ChiasmError, request_id: str) -> None:
         if send.started:
             return
+        log.info("%s refused status=%d code=%s", request_id, error.status, error.code or error.type)
         headers = {"x-request-id": request_id}
         if error.retry_after is not None:
             headers["retry-after"] = f"{error.retry_after:g}"
@@ -90,6 +93,11 @@ class Door:
 
     def _tenant(self, headers: Mapping[str, str]) -> str:
         if not self._api_keys:
+            origin = headers.get("origin")
+            if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
+                # Without keys whoever reaches the port may ask, and any web page that the user visits can reach it,
+                # under whatever host name; browsers always say whose page asks.
+                raise Forbidden("pages of other hosts may not ask here while server.api_keys is empty")
             return tenant_of("")
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         offered = [headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]

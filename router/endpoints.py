@@ -23,7 +23,7 @@ from router.config import ServerSettings, Settings
 from router.conversation import SESSION_HEADERS
 from router.deferred import DeferredTurns
 from router.door import Caller, read_body, told
-from router.errors import ChiasmError, ShuttingDown, UpstreamError
+from router.errors import BodyTooLarge, ChiasmError, ShuttingDown, UpstreamError
 from router.images import ConversationImages
 from router.ingest import Ingest
 from router.protocol.cuts import Cuts, cut
@@ -60,6 +60,12 @@ REASONING_FIELDS = {
 }
 
 _READY_SECONDS = 5.0
+_LONGEST_SESSION = 200
+"""Characters of a session header that is handed on; a longer one is no id."""
+
+_MOST_TEXT_BYTES = 32 * 2**20
+"""What remains of a body without its pictures.  A million tokens are some 4 MB; parsing stops the loop meanwhile."""
+
 
 _LAST_WORDS_SECONDS = 2.0
 """For writing an error to those whose answers are cut at the end; longer only for clients that do not read."""
@@ -108,6 +114,8 @@ async def chat_completions(caller: Caller, scope: Any, receive: Receive, send: S
     task.add_done_callback(rooms.answering.discard)
     most = int(rooms.settings.server.max_body_mib * 2**20)
     skeleton, cuts = cut(await read_body(scope, receive, most=most), f"chiasm{secrets.token_hex(16)}x")
+    if len(skeleton) > _MOST_TEXT_BYTES:
+        raise BodyTooLarge(f"the body holds more than {_MOST_TEXT_BYTES // 2**20} MiB beside its pictures")
     request = chat_request.parse(skeleton)
     del skeleton
     brain = await choose(rooms.brains, request.get("model") or "")
@@ -309,7 +317,10 @@ def _upstream_headers(caller: Caller) -> dict[str, str]:
     sessions = {
         name: value
         for name in SESSION_HEADERS
-        if (value := caller.headers.get(name)) and value.isascii() and value.isprintable()
+        if (value := caller.headers.get(name))
+        and len(value) <= _LONGEST_SESSION
+        and value.isascii()
+        and value.isprintable()
     }
     return {"x-request-id": caller.request_id, **sessions}
 
@@ -364,6 +375,7 @@ async def readyz(caller: Caller, scope: Any, receive: Receive, send: Send) -> No
     answer = {
         "status": "not ready" if any(problems) else "ready",
         "checks": {label: problem or "ok" for label, problem in zip(checks, problems, strict=True)},
+        "notes": [note for brain in rooms.brains if (note := brain.doubt())],
     }
     await send_json(send, 503 if any(problems) else 200, orjson.dumps(answer), {"x-request-id": caller.request_id})
 

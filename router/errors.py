@@ -4,6 +4,7 @@
     ├── RequestError            the client's: 4xx, before anything was asked upstream
     │   ├── BadRequest          400
     │   ├── Unauthorized        401
+    │   ├── Forbidden           403
     │   ├── UnknownModel        404 model_not_found
     │   ├── NoSuchPath          404
     │   ├── NotAllowed          405
@@ -73,6 +74,12 @@ class Unauthorized(RequestError):
     status = 401
     type = "authentication_error"
     code = "invalid_api_key"
+
+
+class Forbidden(RequestError):
+    status = 403
+    type = "permission_error"
+    code = "foreign_origin"
 
 
 class UnknownModel(RequestError):

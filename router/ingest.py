@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,9 @@ log = logging.getLogger("chiasm.ingest")
 _REMEMBERED = 20_000
 """Images whose facts are kept in memory, about 300 bytes each: some hundred long conversations."""
 
+
+_ESCAPED_LETTER = re.compile(rb"(?:\\+u00|%)(2[bBfF]|3[dD])")
+_ESCAPED_FOLD = re.compile(rb"\\+[rn]")
 
 _TRUSTED_SECONDS = 600.0
 """For so long an image is taken to be still in the store.  Afterwards it is put there again, which costs a decode of
@@ -201,7 +205,8 @@ def _decode(payload: memoryview) -> bytes:
         return pybase64.b64decode(payload, validate=True)
     except ValueError:
         pass
-    text = bytes(payload).translate(None, b" \t\r\n\\")  # folded lines, and slashes escaped by a second JSON encoder
+    text = _ESCAPED_LETTER.sub(lambda match: bytes([int(match[1], 16)]), bytes(payload))
+    text = _ESCAPED_FOLD.sub(b"", text).translate(None, b" \t\r\n\\")  # also slashes escaped by a second JSON encoder
     text = text.translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
     try:
         return pybase64.b64decode(text + b"=" * (-len(text) % 4), validate=True)

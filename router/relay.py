@@ -100,7 +100,7 @@ class Relay:
                     await self._out.finish(self._writer.complete(reason, usage))
                     return waiting
                 case Fail(error):
-                    raise error
+                    raise self._upstream.redacted(error) if isinstance(error, UpstreamError) else error
                 case None:
                     raise AssertionError(f"{self._exchange!r} waits for nothing")
                 case _:
@@ -237,4 +237,4 @@ async def silence_limit(seconds: float) -> AsyncIterator[Silence]:
             finally:
                 silence.close()
     except TimeoutError:
-        raise UpstreamSilent(f"the model's server said nothing for {silence.seconds:g} seconds") from None
+        raise UpstreamSilent(f"the text model's server said nothing for {silence.seconds:g} seconds") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import sys
@@ -11,8 +12,9 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
-from router.app import create_app, refuse_what_is_not_built, without_effect
-from router.config import Settings, TextSettings
+from cache.store import StoreError
+from router.app import create_app, open_configured_store, refuse_what_is_not_built, without_effect
+from router.config import ConfigError, Settings, TextSettings
 
 _BACKLOG = 2048
 
@@ -23,6 +25,7 @@ def serve(settings: Settings, *, workers: int = 1) -> None:
     refuse_what_is_not_built(settings)
     for line in without_effect(settings):
         print(f"chiasm: note: {line}", file=sys.stderr)  # noqa: T201 (to whoever started it)
+    _try_the_store(settings)
     listening = _listen(settings.server.host, settings.server.port)
     config = uvicorn.Config(
         partial(_application, settings),
@@ -46,6 +49,14 @@ def serve(settings: Settings, *, workers: int = 1) -> None:
             Multiprocess(config, sockets=[listening]).run()
         else:
             uvicorn.Server(config).run(sockets=[listening])
+
+
+def _try_the_store(settings: Settings) -> None:
+    """Opened and closed once before anything listens: in a worker it would be a traceback."""
+    try:
+        asyncio.run(open_configured_store(settings).close())
+    except StoreError as error:
+        raise ConfigError(f"[store] {error}") from None
 
 
 def _application(settings: Settings) -> Starlette:

@@ -33,6 +33,7 @@ _BROKEN_LIST = frozenset({405, 500, 501})
 machine has no model cache.  It works for whoever knows the model's id.  Not 404, which most often means a wrong base
 URL, and not 502 to 504, which mean that nobody is there."""
 
+_PLAIN_CODE = re.compile(r"[\w.-]{1,64}")
 _LONG_BASE64 = re.compile(r"[A-Za-z0-9+/]{256,}={0,2}")
 
 
@@ -76,9 +77,14 @@ class Upstream:
         if self._model is None:
             ids = (await self.listing()).ids
             if not ids:
-                raise UpstreamBroken("the model's server lists no model; name one in the configuration")
+                raise UpstreamBroken("the text model's server lists no model; name one in the configuration")
             self._model = ids[0]
         return self._model
+
+    @property
+    def listed(self) -> Listing | None:
+        """The last listing, if there was one."""
+        return self._listing
 
     async def listing(self, *, fresh: bool = False) -> Listing:
         """What the server says of itself and its models; kept from the first time on unless `fresh`.
@@ -94,7 +100,7 @@ class Upstream:
             async with asyncio.timeout(_MODELS_SECONDS):
                 response = await self._client.get(f"{self._base_url}/models", headers=self._headers({}))
         except TimeoutError:
-            raise UpstreamBroken("the model's server did not answer when asked for its models") from None
+            raise UpstreamBroken("the text model's server did not answer when asked for its models") from None
         except BROKEN as error:
             raise _unreachable(error) from None
         if self._model is not None and response.status_code in _BROKEN_LIST:
@@ -104,7 +110,7 @@ class Upstream:
         try:
             rows = [row for row in orjson.loads(response.content)["data"] if isinstance(row["id"], str)]
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            raise UpstreamBroken("the model's server answered something that is not a list of models") from None
+            raise UpstreamBroken("the text model's server answered something that is not a list of models") from None
         owner = rows[0].get("owned_by") if rows else None
         server = response.headers.get("server", "")
         return Listing([row["id"] for row in rows], owner if isinstance(owner, str) else "", server)
@@ -135,7 +141,7 @@ class Upstream:
             yield Answer(response.headers.get("content-type", ""), _stream(response))
         except BROKEN:
             raise UpstreamBroken(
-                "the connection to the model's server broke in the middle of its answer", code="upstream_reset"
+                "the connection to the text model's server broke in the middle of its answer", code="upstream_reset"
             ) from None
         finally:
             await response.aclose()
@@ -145,7 +151,7 @@ class Upstream:
         wait = self.breaker.wait()
         if wait is not None:
             raise UpstreamBroken(
-                "the model's server was out of reach several times in a row and is left alone for some seconds",
+                "the text model's server was out of reach several times in a row and is left alone for some seconds",
                 status=503,
                 code="upstream_unavailable",
                 retry_after=math.ceil(wait),
@@ -171,16 +177,27 @@ class Upstream:
         return headers
 
     def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
-        words = self._redacted(_words(body)) or f"the model's server answered with status {status} and no words"
+        words = (
+            _words(self._redacted(body.decode("utf-8", "replace")).encode())
+            or f"the text model's server answered with status {status} and no words"
+        )
         retry_after = headers.get("retry-after", "")
         wait = float(retry_after) if re.fullmatch(r"\d{1,6}(\.\d+)?", retry_after) else None
         if status >= 500:
             return UpstreamBroken(words, retry_after=wait)
         return UpstreamRefused(words, status=status, code=_code(body), retry_after=wait)
 
+    def redacted(self, error: UpstreamError) -> UpstreamError:
+        """The error without our key and without picture data, in words and code, wherever the server said it."""
+        code = error.code if error.code and _PLAIN_CODE.fullmatch(self._redacted(error.code)) else type(error).code
+        clean = type(error)(self._redacted(error.message), status=error.status, retry_after=error.retry_after)
+        clean.code = code
+        return clean
+
     def _redacted(self, text: str) -> str:
-        if self._api_key:
-            text = text.replace(self._api_key, "[key]")
+        """Before anything is cut off, or half a key remains."""
+        for key in {self._api_key, orjson.dumps(self._api_key).decode()[1:-1]} - {""}:
+            text = text.replace(key, "[key]")
         return _LONG_BASE64.sub("[data]", text)
 
 
@@ -220,9 +237,9 @@ def _unreachable(error: Exception) -> UpstreamBroken:
     # The transport reports a connection closed before any answer as a connect time-out, too.
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return UpstreamBroken(
-            "the model's server cannot be reached or closed the connection", code="upstream_unreachable"
+            "the text model's server cannot be reached or closed the connection", code="upstream_unreachable"
         )
-    return UpstreamBroken("the connection to the model's server broke before it answered", code="upstream_reset")
+    return UpstreamBroken("the connection to the text model's server broke before it answered", code="upstream_reset")
 
 
 def _words(body: bytes) -> str:

@@ -68,6 +68,7 @@ def test_the_clients_tools_are_known_by_name() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}, {"type": "web_search"}, {"function": {"name": 3}}]
     assert tool_names({"tools": tools, "functions": [{"name": "old"}]}) == {"f", "old"}
     assert tool_names({}) == set()
+    assert tool_names({"tools": [{"type": "custom", "custom": {"name": "c"}}, {"name": "flat"}]}) == {"c", "flat"}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import random
 from typing import Any
 
 import pytest
@@ -208,3 +210,71 @@ def test_an_example_in_a_tools_description_becomes_words() -> None:
     assert without_pictures(tools)[0]["function"] == {"name": "f", "description": "for example [image data]"}
     plain = [{"type": "function", "function": {"name": "f", "description": "no picture"}}]
     assert without_pictures(plain) is plain
+
+
+BIG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + random.Random(7).randbytes(3000)).decode()
+FOLDED = "\n".join(BIG[i : i + 76] for i in range(0, len(BIG), 76))
+PHP = BIG.replace("/", "\\/")
+NET = BIG.replace("+", "\\u002B")
+
+
+def left(value: Any) -> int:
+    """How many letters of the picture can still be read, in runs of 24."""
+    text = json.dumps(value)
+    return sum(24 for i in range(0, len(BIG) - 24, 24) if BIG[i : i + 24] in text)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"$ base64 shot.png\n{FOLDED}\n$",
+        f"data:image/png;base64,\n{FOLDED}\n",
+        f'<img src="data:image/png;base64,{PHP}">',
+        f'{{"url": "data:image\\/png;base64,{PHP}"}}',
+        f'{{"a": "data:image/png;base64,{NET}"}}',
+        json.dumps({"a": f"data:image/png;base64,{FOLDED}"}),
+        'Result: {"type": "image", "data": "' + PHP + '"}',
+        json.dumps(json.dumps({"screenshot": f"data:image/png;base64,{BIG}"})),
+        json.dumps({"type": "resource", "resource": {"mimeType": "image/png", "blob": BIG}}),
+        json.dumps({"inlineData": {"mimeType": "image/png", "data": BIG}}),
+        json.dumps({"image": {"format": "png", "source": {"bytes": BIG}}}),
+        json.dumps({"type": "Buffer", "data": list(base64.b64decode(BIG))}),
+        f"DATA:IMAGE/PNG;BASE64,{BIG}",
+        f"data:;base64,{BIG}",
+        f"data:image/png;base64,{BIG.replace('+', '%2B').replace('/', '%2F')}",
+        json.dumps({f"data:image/png;base64,{BIG}": 1, "type": "image"}),
+    ],
+)
+@pytest.mark.parametrize("role", ["tool", "user", "arguments"])
+def test_no_escaping_and_no_folding_lets_a_picture_through(said: str, role: str) -> None:
+    if role == "arguments":
+        message: dict[str, Any] = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": said}}]}
+    else:
+        message = {"role": role, "content": said}
+    if "Buffer" in said and role != "tool":
+        return  # numbers in prose are numbers
+    replaced, found = numbered([message])
+    assert found
+    assert left(replaced) == 0
+    assert str(list(base64.b64decode(BIG))[:20])[1:-1] not in json.dumps(replaced)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "eyJhbGciOiJIUzI1NiJ9." + "YWJjZGVmZ2hpamtsbW5vcA" * 40,
+        "sha512-" + "QkZB" * 200,
+        "/9j" + " words" * 100,
+        "path/to/" + "directory/" * 60,
+        "\n".join("word" * 5 for _ in range(100)),
+    ],
+)
+def test_long_runs_of_letters_that_are_no_picture_are_left_alone(text: str) -> None:
+    messages = [{"role": "tool", "tool_call_id": "t", "content": text}]
+    assert numbered(messages)[0][0] is messages[0]
+
+
+def test_the_search_takes_time_in_proportion() -> None:
+    for piece in ("data:image/x;base64,", "iVBORw0KGgo\n", "\\/9j\\/", "data:;base64,\\n", "%2B\\u002B"):
+        text = piece * (400_000 // len(piece))
+        numbered([{"role": "tool", "tool_call_id": "t", "content": text}])

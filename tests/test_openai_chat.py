@@ -295,7 +295,7 @@ SHAPES: dict[str, tuple[bytes, list[Part], bool]] = {
     ),
     "openrouter, an error that is a finish reason": (
         chunk({"content": ""}, "error"),
-        [Head("u1", 1), ErrorFrame("the model's server reported an error and gave no words for it")],
+        [Head("u1", 1), ErrorFrame("the text model's server reported an error and gave no words for it")],
         False,
     ),
     "openrouter, reasoning details": (
@@ -340,7 +340,7 @@ SHAPES: dict[str, tuple[bytes, list[Part], bool]] = {
     ),
     "an event that is not JSON": (
         chunk({"content": "a"}) + b'data: {"id": oops}\n\n',
-        [Head("u1", 1), Text("a"), ErrorFrame("the model's server sent an event that is not JSON")],
+        [Head("u1", 1), Text("a"), ErrorFrame("the text model's server sent an event that is not JSON")],
         False,
     ),
     "an event cut in half by the end": (
@@ -564,7 +564,7 @@ def test_text_that_looks_like_an_end_does_not_split_a_call() -> None:
 def test_garbage_without_end_is_an_error_and_no_crash() -> None:
     reader = ChunkReader(minting())
     assert reader.feed(b"x" * (MAX_EVENT_BYTES + 2)) == [
-        ErrorFrame(f"the model's server sent garbage: an event of more than {MAX_EVENT_BYTES} bytes did not end")
+        ErrorFrame(f"the text model's server sent garbage: an event of more than {MAX_EVENT_BYTES} bytes did not end")
     ]
 
 
@@ -1039,7 +1039,7 @@ def test_arguments_go_back_to_the_letter() -> None:
         *((nothing, "{}") for nothing in ("", " ", "{", "[]", "null", '"{}"', "7", '{"a":"\\ud800"', "x" * 70_000)),
         ('"image":"1"}', '{"image":"1"}'),
         ('{"a":1}{"b":2}', '{"a":1}'),
-        ("{'a':1}", '{"a":1}'),
+        ("{'a':1}", "{}"),  # guessing takes too long for what anyone may send
         ('{"path":"a.py","text":"cut o', '{"path":"a.py","text":"cut o"}'),
     ],
 )
@@ -1361,7 +1361,7 @@ FIXTURES: dict[str, Fixture] = {
         [chunk({"role": "assistant", "content": "Hi"}) + chunk({"role": "assistant", "content": ""}, model="")],
         text="Hi",
         finish=None,
-        error="the model's server ended its answer in the middle",
+        error="the text model's server ended its answer in the middle",
         engine="ollama",
     ),
     "F20 OpenAI: obfuscation and null usage": Fixture(
@@ -1463,7 +1463,7 @@ FIXTURES: dict[str, Fixture] = {
         [start() + b"".join(chunk({"content": piece}, "stop") for piece in ("A", " cat", "."))], text="A cat."
     ),
     "no finish reason, only [DONE]": Fixture([start() + words("A cat.") + DONE], text="A cat."),
-    "an empty stream": Fixture([b""], finish=None, error="the model's server ended its answer in the middle"),
+    "an empty stream": Fixture([b""], finish=None, error="the text model's server ended its answer in the middle"),
     "a follow-up that fails at once": Fixture(
         [
             start() + words("Let me look.") + look() + end("tool_calls"),

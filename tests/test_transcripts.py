@@ -42,7 +42,7 @@ BROKEN_STREAMS: Final = {
     "hf-brain/b_tool_stream.txt": '{"error": "json parser could not parse region as JSON.',
     "hf-brain/b_tool_stream_usage.txt": '{"error": "json parser could not parse region as JSON.',
     # It failed before its first event, after the status.
-    "llama-cpp-python/tools_required_stream.txt": "the model's server ended its answer in the middle",
+    "llama-cpp-python/tools_required_stream.txt": "the text model's server ended its answer in the middle",
     # Its grammar did not cover what the model said.
     "llamacpp/tools_required_stream_think_strict.txt": (
         "The model produced output that does not match the expected peg-native format"

@@ -6,8 +6,9 @@ The ladder, from the strict to the hopeful; each rung is there because a real se
 2.  The first complete JSON value, whatever follows: some parsers repeat the arguments or add a brace.
 3.  JSON encoded twice: a string that holds the object.
 4.  XML parameters, when a parser let the model's own syntax through: `<parameter=image>1</parameter>`.
-5.  What `json_repair` makes of it: lost opening braces, cut ends, raw line ends, single quotes.
-6.  `image=1`, when even the keys are mangled.
+5.  A lost opening brace, a lost end.
+6.  What `json_repair` makes of it: single quotes, unquoted words, fences.
+7.  `image=1`, when even the keys are mangled.
 
 A client's own calls are never touched.
 """
@@ -16,21 +17,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import json_repair
 
-_XML_PARAMETER = re.compile(r"<parameter=([\w-]+)>\s*(.*?)\s*(?:</parameter>|(?=<parameter=)|$)", re.DOTALL)
+_NAME = re.compile(r"[\w-]{1,64}")
 _PAIR = re.compile(r"\b(\w+)\s*[=:]\s*\"?([^\"\n,}]+)")
 _LONGEST = 64 * 1024
 """A model that writes more than this into a look is in a loop; no task needs it."""
 
+_LONGEST_REPAIRED = 2 * 1024
+"""`json_repair` takes time with the square of some texts: a fifth of a second for the worst of this length."""
 
-def parse_arguments(text: str) -> dict[str, Any]:
-    """The arguments as an object; empty where nothing can be made of them."""
+
+def parse_arguments(text: str, *, hopeful: bool = True) -> dict[str, Any]:
+    """The arguments as an object; empty where nothing can be made of them.
+
+    `hopeful`: climb the rungs that guess, too.  Not for text that anyone may send in any amount.
+    """
     text = text.strip()[:_LONGEST]
-    for rung in (_first_value, _xml, _repaired, _pairs):
+    rungs: tuple[Callable[[str], dict[str, Any]], ...] = (_first_value, _xml, _closed)
+    for rung in (*rungs, _repaired, _pairs) if hopeful else rungs:
         arguments = rung(text)
         if arguments:
             return arguments
@@ -48,10 +56,25 @@ def _first_value(text: str) -> dict[str, Any]:
 
 
 def _xml(text: str) -> dict[str, Any]:
-    return dict(_XML_PARAMETER.findall(text)) if "<parameter=" in text else {}
+    arguments = {}
+    for parameter in text.split("<parameter=")[1:]:
+        name, _, value = parameter.partition(">")
+        if _NAME.fullmatch(name):
+            arguments[name] = value.partition("</parameter>")[0].partition("</function>")[0].strip()
+    return arguments
+
+
+def _closed(text: str) -> dict[str, Any]:
+    """An object that lost its first brace, or its end."""
+    opened = text if text.startswith("{") else "{" + text
+    for end in ("", "}", '"}'):
+        if arguments := _first_value(opened + end):
+            return arguments
+    return {}
 
 
 def _repaired(text: str) -> dict[str, Any]:
+    text = text[:_LONGEST_REPAIRED]
     if not text or ('"' not in text and "'" not in text):
         return {}
     candidate = text if text.startswith(("{", "[", '"{')) else "{" + text

@@ -254,7 +254,7 @@ class Settings(_Table):
             if not self.vision and text.images in {"tool", "caption"}:
                 raise ValueError(
                     f"[[text]] #{number} has images = {text.images!r}, but there is no [[vision]]: add one or give "
-                    "--vision URL (kind = 'ocr' needs no server), or set images to 'native' or 'off'"
+                    "--vision URL (kind = 'ocr' needs no server), or set images to 'off'"
                 )
         return self
 

@@ -23,7 +23,14 @@ LEAST_CUT = 4096
 _SCHEME = b"data:image/"
 _MARK = b";base64,"
 _LONGEST_TYPE = 64
-_BARE_STARTS = (b'"iVBORw0KGgo', b'"/9j/', b'"R0lGOD', b'"UklGR')
+_DEEPEST_ESCAPE = 7
+"""Backslashes before the quote of a JSON string in a string in a string in a string."""
+
+_AROUND_A_URL = (b")", b"'", b"<")
+_LAST_LETTERS = re.compile(rb"[A-Za-z0-9+/_-]*={0,2}")
+_WEBP, _WEBP_FORM = b'"UklGR', b"RUJQ"
+"""`RIFF` and, behind four bytes of length, `WEBP`."""
+_BARE_STARTS = (b'"iVBORw0KGgo', b'"/9j/', b'"R0lGOD', _WEBP)
 """PNG, JPEG, GIF and WEBP in base64, at the start of a JSON string; in a JSON string within one, the quote is `\\"`."""
 
 
@@ -110,6 +117,8 @@ def _bare(body: bytearray, start_mark: bytes, known: list[tuple[int, int]]) -> l
         while (found := body.find(start_mark, position, high)) >= 0:
             start = found + 1
             end, position = _payload(body, start)
+            if start_mark == _WEBP and body[start + 12 : start + 16] != _WEBP_FORM:
+                continue  # another RIFF file: sound
             if end - start >= LEAST_CUT and end <= high:
                 places.append((start, end))
     return places
@@ -126,9 +135,12 @@ def _payload(body: bytearray, start: int) -> tuple[int, int]:
     if quote < 0:
         return start, len(body)
     end = quote
-    while end > start and body[end - 1] == 0x5C:
+    while end > max(start, quote - _DEEPEST_ESCAPE) and body[end - 1] == 0x5C:
         end -= 1
     foreign = max(body.rfind(b"\\", start, end), body.rfind(b" ", start, end))
     if foreign >= 0:
         return start, foreign + 1
+    last = _LAST_LETTERS.fullmatch(body, max(start, end - 64), end)
+    if last is None or any(body.find(sign, start, end) >= 0 for sign in _AROUND_A_URL):
+        return start, end  # `![picture](data:…)` and the like: the string holds more than the payload
     return end, max(end, start)

@@ -225,8 +225,10 @@ class Exchange:
                 self._turn.heard = True
                 self._turn.usage = event
                 return []
-            case Opaque(_, choice):
+            case Opaque(delta, choice):
                 self._turn.heard = True
+                if self._own.names and "function_call" in delta:
+                    return []  # the old form of a call, which some servers send beside the new one: it names our tool
                 # Another choice has a stream of its own (`n` > 1, where no tool of ours is offered).
                 return [SendPart(event)] if choice is not None or not self._turn.calls else []
             case ErrorFrame(message, code):
@@ -349,11 +351,11 @@ class Exchange:
         calls_are_whole = bool(turn.calls) and all(call.is_whole() for call in turn.calls.values())
         if turn.finish is None and not clean and not (calls_are_whole and not of_client):
             return self._failed(
-                UpstreamBroken("the model's server ended its answer in the middle", code="upstream_truncated")
+                UpstreamBroken("the text model's server ended its answer in the middle", code="upstream_truncated")
             )
         if not turn.heard:
             return self._failed(
-                UpstreamBroken("the model's server ended its answer without a word", code="upstream_truncated")
+                UpstreamBroken("the text model's server ended its answer without a word", code="upstream_truncated")
             )
         # A call that the limit cut is not run, though it may look whole: vLLM closes its arguments (`{}` in the end).
         # Were it whole, there would still be no tokens left to say what was seen.  Others call the cut `tool_calls`.

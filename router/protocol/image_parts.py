@@ -14,6 +14,7 @@ every string of every message, whatever its role.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -51,17 +52,32 @@ class FoundImage:
 
 Say: TypeAlias = Callable[[FoundImage], str]
 
-_DATA_URL = re.compile(
-    r"data:(image/[A-Za-z0-9.+-]+)(?:;[A-Za-z0-9=._-]+)*?;base64,([A-Za-z0-9+/_=-]{40,}(?:\r?\n[A-Za-z0-9+/_=-]{20,})*)"
+_LETTERS = (
+    r"(?:[A-Za-z0-9+/_=-]+"
+    r"|\\+/|\\+u00(?:2[bBfF]|3[dD])|%(?:2[bBfF]|3[dD])"  # what a second JSON encoder or a form makes of + / =
+    r"|(?:\r?\n|\\+r\\+n|\\+n)(?=[A-Za-z0-9+/_-]{16}|[A-Za-z0-9+/_-]*=))+"  # folded lines, as `base64` prints them
 )
-"""In prose.  A payload of less than 40 letters is an example in somebody's code, no picture."""
-_BARE_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/]{400,}={0,2}")
-_BARE_SIGNS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
+"""A run of base64, however it was escaped and folded on its way.  Each alternative begins with another letter, so that
+matching takes time in proportion to the text."""
+
+_DATA_URL = re.compile(
+    r"data:(?:(image\\*/[a-z0-9.+-]+)(?:;[a-z0-9=._-]+)*?)?;base64,(?:\r?\n|\\+n)?(" + _LETTERS + ")", re.IGNORECASE
+)
+_BARE_BASE64 = re.compile(
+    r"(?:iVBORw0KGgo|\\*/9j\\*/|R0lGOD|UklGR[A-Za-z0-9+/]{7}RUJQ|Qk[0-3][A-Za-z0-9+/]{5}AAAA|SUkqA|TU0AK)" + _LETTERS
+)
+"""PNG, JPEG, GIF, WEBP, BMP and TIFF begin so."""
+
+_LEAST_URL = 40
+"""Letters; a data URL with fewer is an example in somebody's code, no picture."""
+
+_LEAST_BARE = 256
+_BARE_SIGNS = ("iVBORw0KGgo", "/9j", "R0lGOD", "UklGR", "Qk", "SUkqA", "TU0AK")
+_BLOCK_SIGNS = ("data:image/", '"image', '"input_image', '"mimeType"', '"mediaType"', '"media_type"', '"Buffer"')
+"""A text that is the JSON of blocks with an image among them holds at least one of these."""
+
 _DEEPEST = 100
 """Nobody nests blocks as deep as this in earnest."""
-
-_BLOCK_SIGNS = ("data:image/", '"image', '"input_image', '"mimeType"', '"mediaType"')
-"""A text that is the JSON of blocks with an image among them holds at least one of these."""
 
 
 def replace_images(messages: list[Any], say: Say, token: str = "") -> list[Any]:
@@ -124,8 +140,8 @@ class _Walk:
             source = image_of(value)
             if source is not None:
                 return {"type": "text", "text": self._say(self._found(source, inline=False))}
-            fields = {key: self.value(item) for key, item in value.items()}
-            return fields if any(fields[key] is not value[key] for key in value) else value
+            fields = {self.text(key): self.value(item) for key, item in value.items()}
+            return value if all(fields.get(key, fields) is item for key, item in value.items()) else fields
         return value
 
     def tool_content(self, content: Any) -> Any:
@@ -149,13 +165,23 @@ class _Walk:
         return self.text(text)
 
     def text(self, text: str) -> str:
-        if "data:image/" in text:
-            text = _DATA_URL.sub(lambda match: self._inline(match[2], match[1]), text)
-        if len(text) > 400 and any(sign in text for sign in _BARE_SIGNS):
-            text = _BARE_BASE64.sub(lambda match: self._inline(match[0], ""), text)
+        if ";base64," in text or ";BASE64," in text:
+            text = _DATA_URL.sub(self._of_data_url, text)
+        if len(text) > _LEAST_BARE and any(sign in text for sign in _BARE_SIGNS):
+            text = _BARE_BASE64.sub(self._of_bare, text)
         if self._tokens is not None:
             text = self._tokens.sub(lambda match: self._inline(match[0], ""), text)
         return text
+
+    def _of_data_url(self, match: re.Match[str]) -> str:
+        is_token = self._tokens is not None and self._tokens.fullmatch(match[2])
+        is_image = match[1] is not None or match[2].lstrip("\\").startswith(_BARE_SIGNS)
+        if not is_image or (len(match[2]) < _LEAST_URL and not is_token):
+            return match[0]
+        return self._inline(match[2], (match[1] or "").replace("\\", ""))
+
+    def _of_bare(self, match: re.Match[str]) -> str:
+        return match[0] if len(match[0]) < _LEAST_BARE else self._inline(match[0], "")
 
     def _inline(self, payload: str, media_type: str) -> str:
         return self._say(self._found(Base64Image(payload, media_type), inline=True))
@@ -191,8 +217,10 @@ def image_of(part: Mapping[str, Any]) -> Base64Image | RemoteImage | None:
             return _of_url(url)
         case "image" | "media" | "file" | "file-data" | "image-data" | "image-url":
             pass
+        case "Buffer":  # how Node writes bytes into JSON
+            return _of_numbers(part.get("data"))
         case _:
-            return None
+            return _by_media_type(part)
     source = part.get("source")
     if isinstance(source, Mapping):
         if isinstance(source.get("data"), str):
@@ -214,6 +242,30 @@ def image_of(part: Mapping[str, Any]) -> Base64Image | RemoteImage | None:
                 return _of_url(value) if is_image else None
             return _typed(value, media_type, certain=kind in ("image", "image-data"))
     return Base64Image("", "") if kind == "image" else None
+
+
+def _by_media_type(part: Mapping[str, Any]) -> Base64Image | None:
+    """Whatever says that it is an image and brings data: MCP's `resource`, Gemini's `inlineData`, and what will come."""
+    media_type = next((part[key] for key in _MEDIA_TYPES if isinstance(part.get(key), str)), "")
+    if not media_type.lower().startswith("image/"):
+        return None
+    for key in ("data", "blob", "bytes", "base64", "content", "url"):
+        value = part.get(key)
+        if isinstance(value, str) and len(value) >= _LEAST_URL and not value.startswith(("http:", "https:")):
+            return Base64Image(_after_comma(value), media_type)
+    return None
+
+
+_MEDIA_TYPES = ("mimeType", "mediaType", "media_type", "mime_type", "contentType")
+
+
+def _of_numbers(data: Any) -> Base64Image | None:
+    if not isinstance(data, list) or data[:3] not in ([137, 80, 78], [255, 216, 255], [71, 73, 70], [82, 73, 70]):
+        return None
+    try:
+        return Base64Image(base64.b64encode(bytes(data)).decode(), "")
+    except (ValueError, TypeError):
+        return None
 
 
 def _typed(data: str, media_type: object, *, certain: bool) -> Base64Image | None:

@@ -34,7 +34,7 @@ class KeptTurn:
 def places(messages: Sequence[Any]) -> dict[int, str]:
     """Where a kept turn may belong: the places of all assistant messages with calls, by their index."""
     return {
-        index: place(messages[:index][-1:], calls)
+        index: place(messages[index - 1 : index] if index else (), calls)
         for index, message in enumerate(messages)
         if (calls := _calls(message))
     }
@@ -44,8 +44,12 @@ def place(before: Sequence[Any], calls: Sequence[Mapping[str, Any]]) -> str:
     """The place of a turn with these calls of the client (as they stand in a history) behind the messages `before`, of
     which the last counts.  64 hex digits."""
     functions = [(call.get("id"), call["function"].get("name"), _plain(call["function"])) for call in calls]
-    what = orjson.dumps([before[-1:], functions], option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
-    return hashlib.sha256(what).hexdigest()
+    what = [list(before[-1:]), functions]
+    try:
+        plain = orjson.dumps(what, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # nested deeper than it writes, or numbers beyond 64 bits
+        plain = repr(what).encode("utf-8", "replace")
+    return hashlib.sha256(plain).hexdigest()
 
 
 def weave(messages: Sequence[Any], kept: Mapping[int, KeptTurn]) -> list[Any]:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import orjson
 
 from router.protocol.turn import is_object
 from tools.arguments import parse_arguments
-
-_LONGEST = 16 * 1024
-"""Beyond this the time it takes would stop everybody's streams."""
 
 
 def mended(arguments: str) -> str:
@@ -19,10 +14,8 @@ def mended(arguments: str) -> str:
     return arguments if is_object(arguments) else _repaired(arguments)
 
 
-@lru_cache(maxsize=256)
 def _repaired(arguments: str) -> str:
-    """Remembered, because the same history comes again with every turn and mending takes milliseconds."""
     try:
-        return orjson.dumps(parse_arguments(arguments) if len(arguments) <= _LONGEST else {}).decode()
+        return orjson.dumps(parse_arguments(arguments, hopeful=False)).decode()
     except TypeError:  # half a surrogate pair, which no JSON text may hold
         return "{}"

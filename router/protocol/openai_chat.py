@@ -50,7 +50,7 @@ LEAST_TOKENS = 16
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
 _KNOWN_DELTA = frozenset({"role", "content", "reasoning", "reasoning_content", "tool_calls"})
-_NO_WORDS = "the model's server reported an error and gave no words for it"
+_NO_WORDS = "the text model's server reported an error and gave no words for it"
 _KEPT_ENVELOPE = ("system_fingerprint", "service_tier", "provider")
 
 
@@ -170,7 +170,7 @@ class ChunkReader:
         try:
             events = self._decoder.feed(data)
         except EventTooLarge as error:
-            return [ErrorFrame(f"the model's server sent garbage: {error}")]
+            return [ErrorFrame(f"the text model's server sent garbage: {error}")]
         parts: list[Part] = []
         for event in events:
             self._event(event.data, parts)
@@ -198,7 +198,7 @@ class ChunkReader:
             elif data.lstrip().startswith(b'{"error"'):  # `transformers serve` writes raw line ends into it
                 parts.append(ErrorFrame(_words(data)))
             elif data.lstrip().startswith(b"{"):
-                parts.append(ErrorFrame("the model's server sent an event that is not JSON"))
+                parts.append(ErrorFrame("the text model's server sent an event that is not JSON"))
             # anything else is a keep-alive in the wrong clothes (`data: : OPENROUTER PROCESSING`)
             return
         if not isinstance(chunk, dict):
@@ -260,16 +260,16 @@ class CompletionReader:
         try:
             raw = _parsed(self._body.strip())  # DeepSeek sends blank lines while the request is queued
         except ValueError:
-            return [ErrorFrame("the model's server answered something that is not JSON")]
+            return [ErrorFrame("the text model's server answered something that is not JSON")]
         if not isinstance(raw, dict):
-            return [ErrorFrame("the model's server answered something that is not a completion")]
+            return [ErrorFrame("the text model's server answered something that is not a completion")]
         if raw.get("error"):
             return [_error_frame(raw["error"])]
         choices = raw.get("choices")
         first = choices[0] if isinstance(choices, list) and choices else None
         message = first.get("message") if isinstance(first, dict) else None
         if not isinstance(first, dict) or not isinstance(message, dict):
-            return [ErrorFrame("the model's server answered without a choice")]
+            return [ErrorFrame("the text model's server answered without a choice")]
         self.raw = raw
         self.clean = True
         parts: list[Part] = [_head(raw)]

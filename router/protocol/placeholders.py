@@ -36,6 +36,12 @@ def captioned(record: ImageRecord, description: str) -> str:
     return f"[Image #{record.number}] (attached {_facts(record)}, described by a vision model)\n{description}"
 
 
+def unseen(record: ImageRecord, reason: str) -> str:
+    """What stands there when nobody could describe it."""
+    words = " ".join(reason.split())
+    return f"[Image #{record.number}] (attached {_facts(record)}, could not be looked at: {words}; do not guess)"
+
+
 def inline_placeholder(record: ImageRecord) -> str:
     """The short form, for the middle of a sentence or of a JSON string: no quotes, no line ends."""
     if record.problem:

@@ -13,10 +13,11 @@ from __future__ import annotations
 import re
 
 # <|name|> is the common shape (Qwen, GLM, Llama 3, Phi), <｜name｜> DeepSeek's; the rest are the markers by which
-# single families (llama.cpp, LLaVA, InternVL, Gemma) find the place of a picture.  "<|" and "<|>" alone are operators
-# in several languages and stay.
+# single families (llama.cpp, LLaVA, InternVL, Gemma) find the place of a picture, or the end of a turn or a result.
+# "<|" and "<|>" alone are operators in several languages and stay.
 _SPECIAL = re.compile(
-    r"<(?=[|｜][^\s<>|｜]{1,64}[|｜]>|__media__>|image>|IMG_CONTEXT>|image_soft_token>|start_of_image>|end_of_image>)"
+    r"<(?=[|｜][^\s<>|｜]{1,64}[|｜]>|__media__>|image>|IMG_CONTEXT>|image_soft_token>|start_of_image>|end_of_image>"
+    r"|/?(?:tool_response|tool_call|start_of_turn|end_of_turn|s|bos|eos)>)"
 )
 
 
