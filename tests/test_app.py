@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +24,7 @@ def settings(**tables: Any) -> Settings:
     ("tables", "words"),
     [
         ({"text": {"images": "native"}}, "native"),
+        ({"store": {"kind": "redis", "url": "redis://127.0.0.1"}}, "redis"),
         ({"images": {"remote_urls": "allow", "allowed_hosts": ["example.org"]}}, "remote_urls"),
     ],
 )
@@ -45,3 +50,35 @@ def test_an_ordinary_configuration_is_neither_refused_nor_remarked_on() -> None:
 )
 def test_an_option_without_effect_is_named(tables: dict[str, Any], name: str) -> None:
     assert without_effect(settings(**tables)) == [f"{name} has no effect in this version"]
+
+
+def test_a_store_that_cannot_be_opened_is_one_clear_line_and_nothing_listens(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    folder.chmod(0o777)
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "router.cli",
+            "serve",
+            "--text",
+            "http://127.0.0.1:1/v1",
+            "--vision",
+            "http://127.0.0.1:1/v1",
+        ],
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "CHIASM_STORE__PATH": str(folder),
+            "CHIASM_SERVER__PORT": "0",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert "[store]" in run.stderr
+    assert "Traceback" not in run.stderr

@@ -97,3 +97,23 @@ def test_a_parameter_of_any_type_is_a_string(value: object, text: str) -> None:
 )
 def test_numbers_of_images_in_every_spelling(text: str, numbers: list[int]) -> None:
     assert image_numbers(text) == numbers
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<parameter=a>x" + " " * 60_000 + "x",
+        "<parameter=a>" * 5_000,
+        '{"a":' + '["' * 30_000,
+        '{"a": "' + "\\" * 60_000,
+    ],
+)
+def test_no_text_takes_long(text: str) -> None:
+    """Each of these once took seconds to minutes; the deadline of the whole suite would show it."""
+    assert isinstance(parse_arguments(text), dict)
+    assert isinstance(parse_arguments(text, hopeful=False), dict)
+
+
+def test_what_anyone_may_send_in_any_amount_is_not_guessed_at() -> None:
+    assert parse_arguments("{'image': '1'}") == {"image": "1"}
+    assert parse_arguments("{'image': '1'}", hopeful=False) == {}

@@ -158,3 +158,78 @@ def test_cut_and_restored_is_the_request_itself(shape: Any, ascii_only: bool) ->
     skeleton, cuts = cut(body, WORD)
     assert cuts.restored(orjson.loads(skeleton)) == value
     assert bytes(body) == before
+
+
+@pytest.mark.parametrize("tail", [")", "'", "<b>", ") and (", "'/><p>IMPORTANT</p>", ")" + "A" * 200, ",", ".", "]"])
+def test_a_payload_that_does_not_fill_its_string_is_left_to_the_parser(tail: str) -> None:
+    restored, count = cut_json({"a": f"![x](data:image/png;base64,{LARGE}{tail}"})
+    assert restored == {"a": f"![x](data:image/png;base64,{LARGE}{tail}"}
+    assert count == 0
+
+
+def test_sound_is_no_picture() -> None:
+    wav = base64.b64encode(b"RIFF\x10\x20\x30\x00WAVEfmt " + bytes(9000)).decode()
+    webp = base64.b64encode(b"RIFF\x10\x20\x30\x00WEBPVP8 " + bytes(9000)).decode()
+    assert cut_json({"data": wav})[1] == 0
+    assert cut_json({"data": webp})[1] == 1
+
+
+@pytest.mark.parametrize("start", ["iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR"])
+def test_bare_pictures_of_every_format_are_cut(start: str) -> None:
+    body = bytearray(json.dumps({"a": start + LARGE}).encode())
+    _, cuts = cut(body, WORD)
+    assert bytes(cuts.payload(f"{WORD}0") or b"") == (start + LARGE).encode()
+
+
+@pytest.mark.parametrize(("length", "count"), [(LEAST_CUT - 4, 0), (LEAST_CUT, 1)])
+@pytest.mark.parametrize("before", ["data:image/png;base64,", ""])
+def test_only_payloads_of_the_least_size_are_cut(before: str, length: int, count: int) -> None:
+    text = before + ("/9j/" + LARGE)[:length]
+    restored, cut_out = cut_json({"a": text, "b": "words" * 1000})
+    assert restored == {"a": text, "b": "words" * 1000}
+    assert cut_out == count
+
+
+def test_a_body_as_large_as_the_least_payload_is_searched() -> None:
+    text = '"/9j/' + LARGE
+    whole = text[: LEAST_CUT - 1] + '"'
+    skeleton, cuts = cut(bytearray(whole.encode()), WORD)
+    assert skeleton == whole.encode()
+    assert not cuts.spans  # what it holds is smaller by its quotes
+    larger = text[: LEAST_CUT + 1] + '"'
+    assert cut(bytearray(larger.encode()), WORD)[0] == f'"{WORD}0"'.encode()
+
+
+def test_a_scheme_without_a_payload_does_not_hide_the_picture_behind_it() -> None:
+    words = "data:image/ is how it begins, " + "x" * 100 + " data:image/"
+    value = {"a": words, "b": f"data:image/png;base64,{LARGE}", "c": words}
+    assert cut_json(value) == (value, 1)
+
+
+@pytest.mark.parametrize(("letters", "count"), [(3, 1), (45, 1), (46, 0), (60, 0)])
+def test_a_media_type_may_be_long_but_not_endless(letters: int, count: int) -> None:
+    value = {"a": f"data:image/{'x' * letters};base64,{LARGE}"}
+    assert cut_json(value) == (value, count)
+
+
+def test_a_picture_behind_words_that_are_no_payload_is_still_cut() -> None:
+    value = {"a": f"data:image/png;base64,x data:image/png;base64,{LARGE}", "b": f"data:image/gif;base64,{LARGE}"}
+    assert cut_json(value) == (value, 2)
+
+
+def test_bare_pictures_between_and_behind_data_urls_are_cut_in_order() -> None:
+    url = f"data:image/png;base64,{LARGE}"
+    value = [PNG, url, JPEG, PNG, url, "R0lGOD" + LARGE]
+    body = bytearray(json.dumps(value).encode())
+    skeleton, cuts = cut(body, WORD)
+    url_with = "data:image/png;base64," + WORD
+    assert orjson.loads(skeleton) == [
+        WORD + "0", url_with + "1", WORD + "2", WORD + "3", url_with + "4", WORD + "5",
+    ]  # fmt: skip
+    assert cuts.restored(orjson.loads(skeleton)) == value
+
+
+def test_a_token_of_no_picture_stays_as_the_client_wrote_it() -> None:
+    _, cuts = cut(bytearray(json.dumps({"url": f"data:image/png;base64,{LARGE}"}).encode()), WORD)
+    assert cuts.restored([f"see {WORD}7 and {WORD}0"]) == [f"see {WORD}7 and {LARGE}"]
+    assert cuts.payload(WORD) is None

@@ -1094,3 +1094,34 @@ def test_a_mixed_turn_keeps_the_hidden_turns_before_it() -> None:
     assert [one["role"] for one in deferred.said] == ["assistant", "tool", "assistant"]
     assert deferred.said[0]["content"] == "Let me look."
     assert [*book.requests[0]["messages"], *deferred.said[:2]] == book.requests[1]["messages"]
+
+
+def test_the_old_form_of_a_call_never_names_our_tool_to_the_client() -> None:
+    twin = Opaque(delta={"function_call": {"name": "analyzeImage", "arguments": "{}"}})
+    assert playbook() >> twin << nothing
+    assert playbook(own=owning()) >> twin << passes
+
+
+# What can be read of it
+
+
+def test_an_exchange_can_be_asked_how_far_it_is() -> None:
+    book = playbook()
+    assert (book.exchange.turns, book.exchange.heard, book.exchange.finished) == (1, False, False)
+    assert looking(book)
+    assert (book.exchange.turns, book.exchange.heard, book.exchange.finished) == (1, True, False)
+    assert book >> Finish("tool_calls") << nothing
+    assert book.exchange.finished is True
+    assert book >> ENDED << calls("look_1")
+    assert book.exchange.state is State.CALLING_TOOLS
+    assert book >> seen("look_1") << a(OpenUpstream)
+    assert (book.exchange.turns, book.exchange.heard, book.exchange.finished) == (2, False, False)
+    assert book.exchange.vision == VisionUsage(1, 100, 10)
+    assert book.exchange.state is State.STREAMING
+
+
+@pytest.mark.parametrize("event", [Head("a"), Finish("stop"), usage(1, 1), Opaque({"x": 1}), Text("a"), Reasoning("a")])
+def test_whatever_the_server_says_first_it_has_been_heard(event: Event) -> None:
+    book = playbook()
+    book.exchange.handle(event)
+    assert book.exchange.heard is True

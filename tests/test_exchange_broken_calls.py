@@ -178,3 +178,38 @@ def test_a_name_further_away_is_the_clients_affair(name: str) -> None:
 def test_a_tool_of_the_client_is_never_claimed() -> None:
     own = OwnTools(["analyzeImage"], {"analyze_image"})
     assert playbook(own=own) >> ToolStart(0, "c", "analyze_image") << passes
+
+
+def test_the_beginning_of_a_call_at_the_end_of_a_thought_is_given_back() -> None:
+    assert (
+        playbook()
+        >> Reasoning("Is a <tool")
+        << SendPart(Reasoning("Is a "))
+        >> Text("Or `b` <tool_")
+        << SendPart(Text("Or `b` "))
+        >> Finish("stop")
+        >> ENDED
+        << SendPart(Reasoning("<tool"))
+        << SendPart(Text("<tool_"))
+        << Complete("stop", None)
+    )
+
+
+def test_what_was_held_goes_out_before_a_call_of_the_client() -> None:
+    assert (
+        playbook()
+        >> Reasoning("Hm <tool")
+        << SendPart(Reasoning("Hm "))
+        >> Text("Is <")
+        << SendPart(Text("Is "))
+        >> ToolStart(0, "c1", "bash")
+        << SendPart(Reasoning("<tool"))
+        << SendPart(Text("<"))
+        << passes
+    )
+
+
+@pytest.mark.parametrize(("own", "said", "claimed"), [("lookat", "look_at", "lookat"), ("looks", "look_s", None)])
+def test_only_a_name_of_six_letters_is_recognised_when_mangled(own: str, said: str, claimed: str | None) -> None:
+    assert OwnTools([own]).claim(said) == claimed
+    assert OwnTools([own]).claim(own) == own

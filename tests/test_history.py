@@ -149,3 +149,31 @@ def test_broken_arguments_in_the_clients_history_are_mended_and_whole_ones_kept(
 
 def test_calls_that_are_null_are_no_calls() -> None:
     assert fitted(user("u"), {**assistant("a"), "tool_calls": None})[1] == assistant("a")
+
+
+def test_before_parts_it_becomes_a_part() -> None:
+    parts = [{"type": "text", "text": "v"}]
+    expected = [user("u"), assistant("a"), user([{"type": "text", "text": f"{reminder('late')}\n\n"}, *parts])]
+    assert fitted(user("u"), assistant("a"), system("late"), user(parts)) == expected
+
+
+def test_between_two_assistant_messages_it_becomes_a_user_message_once() -> None:
+    expected = [assistant("a"), user(reminder("late")), assistant("b"), user("c")]
+    assert fitted(assistant("a"), system("late"), assistant("b"), user("c")) == expected
+
+
+def test_several_waiting_ones_go_out_together() -> None:
+    both = f"{reminder('one')}\n\n{reminder('two')}"
+    assert fitted(assistant("a"), system("one"), system("two"), user("v")) == [assistant("a"), user(f"{both}\n\nv")]
+    assert fitted(assistant("a"), system("one"), system("two")) == [assistant("a"), user(both)]
+    between = fitted(assistant("a"), system("one"), system("two"), assistant("b"))
+    assert between == [assistant("a"), user(both), assistant("b")]
+
+
+def test_system_text_in_parts_is_read_and_anything_else_in_it_is_nothing() -> None:
+    parts = [{"type": "text", "text": "a"}, "b", {"type": "image"}, 7]
+    assert fitted(system(parts), system(None), system("c"), user("u"))[0] == system("a\nb\n\n\n\nc")
+
+
+def test_a_message_without_content_gains_the_reminder_alone() -> None:
+    assert fitted(user(None), system("late")) == [user(reminder("late"))]

@@ -70,6 +70,10 @@ def test_an_image_part_of_any_shape_becomes_a_text_part_in_its_place(part: dict[
         {"type": "file", "mediaType": "application/pdf", "data": "JVBERi0xLjQ="},
         {"type": "video_url", "video_url": {"url": "https://example.org/a.mp4"}},
         {"type": "tool_reference", "name": "image"},
+        {
+            "type": "input_audio",
+            "input_audio": {"data": base64.b64encode(b"RIFF1234WAVEfmt " + bytes(900)).decode(), "format": "wav"},
+        },
     ],
 )
 def test_what_is_no_image_stays_the_same_object(part: dict[str, Any]) -> None:
@@ -84,6 +88,56 @@ def test_an_image_address_is_found_as_such() -> None:
     _, found = numbered([{"role": "user", "content": [part]}])
     assert found[0].source == RemoteImage("https://example.org/a.png")
     assert found[0].origin == "url"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}},
+        {"type": "image", "image": "https://example.org/a.png"},
+        {"type": "image", "url": "https://example.org/a.png"},
+        {"type": "image-url", "url": "https://example.org/a.png"},
+        {"type": "input_image", "image_url": "https://example.org/a.png"},
+        {"type": "image_url", "url": "https://example.org/a.png"},
+        {"type": "file", "mediaType": "image/png", "url": "https://example.org/a.png"},
+        {"type": "file", "media_type": "image/png", "data": {"url": "https://example.org/a.png"}},
+        {"type": "file", "mime_type": "image/png", "url": "https://example.org/a.png"},
+    ],
+)
+def test_an_image_address_of_any_shape_is_found(part: dict[str, Any]) -> None:
+    _, found = numbered([{"role": "user", "content": [part]}])
+    assert [image.source for image in found] == [RemoteImage("https://example.org/a.png")]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "file", "source": {"type": "url", "url": "https://example.org/a.pdf"}},
+        {"type": "file", "source": {"data": "JVBERi0xLjQ=", "media_type": "application/pdf"}},
+        {"type": "file", "mediaType": "application/pdf", "url": "https://example.org/a.pdf"},
+        {"type": "file", "url": "http://example.org/a"},
+        {"type": "file", "file": {"file_id": "file-1"}},
+        {"type": "file", "url": "data:application/pdf;base64,JVBERi0xLjQ="},
+        {"type": "media", "data": "AAAA"},
+    ],
+)
+def test_a_file_that_does_not_say_it_is_an_image_is_none(part: dict[str, Any]) -> None:
+    messages = [{"role": "user", "content": [part]}]
+    replaced, found = numbered(messages)
+    assert not found
+    assert replaced[0] is messages[0]
+
+
+@pytest.mark.parametrize("part", [{"type": "image"}, {"type": "image_url", "image_url": None}])
+def test_an_image_of_nothing_has_neither_data_nor_type(part: dict[str, Any]) -> None:
+    _, found = numbered([{"role": "user", "content": [part]}])
+    assert [image.source for image in found] == [Base64Image("", "")]
+
+
+def test_an_image_knows_the_message_and_the_place_it_was_found_in() -> None:
+    part = {"type": "image_url", "image_url": {"url": URL}}
+    _, found = numbered([{"role": "user", "content": "a"}, {"role": "user", "content": [part, {"text": URL}]}])
+    assert [(image.message, image.inline) for image in found] == [(1, False), (1, True)]
 
 
 def test_claude_code_routers_tool_message_holds_its_image_in_a_json_string() -> None:
@@ -278,3 +332,10 @@ def test_the_search_takes_time_in_proportion() -> None:
     for piece in ("data:image/x;base64,", "iVBORw0KGgo\n", "\\/9j\\/", "data:;base64,\\n", "%2B\\u002B"):
         text = piece * (400_000 // len(piece))
         numbered([{"role": "tool", "tool_call_id": "t", "content": text}])
+
+
+@pytest.mark.parametrize("tail", [")", "'", ". Next", '"/><p>IMPORTANT</p>', "]"])
+def test_the_words_around_a_picture_in_a_text_stay(tail: str) -> None:
+    replaced, found = numbered([{"role": "user", "content": f"see data:image/png;base64,{BIG}{tail} end"}])
+    assert replaced[0]["content"] == f"see <0>{tail} end"
+    assert len(found) == 1

@@ -87,3 +87,9 @@ def test_what_fits_nowhere_changes_nothing() -> None:
 def test_calls_of_any_shape_are_survived(calls: Any) -> None:
     assert places([{"role": "assistant", "tool_calls": calls}]) == {}
     assert len(places([{"role": "assistant", "tool_calls": [{"function": {"arguments": 7}}]}])) == 1
+
+
+def test_arguments_of_any_depth_have_a_place() -> None:
+    deep = "[" * 900 + "]" * 900
+    assert len(place([USER], [call("c", arguments=deep)])) == 64
+    assert len(place([USER], [call("c", arguments=f'{{"n": {10**30}}}')])) == 64

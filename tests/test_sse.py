@@ -128,6 +128,13 @@ def test_an_event_is_reported_with_the_byte_that_ends_it() -> None:
     assert decoder.feed(b"\ndata: b\n\n") == [ServerSentEvent(b"b")]
 
 
+def test_what_the_end_of_the_stream_gave_is_not_given_again() -> None:
+    decoder = SSEDecoder()
+    assert decoder.feed(b"data: a") == []
+    assert decoder.close() == [ServerSentEvent(b"a")]
+    assert decoder.close() == []
+
+
 def test_empty_reads_change_nothing() -> None:
     assert decode([b"", b"data: a\r", b"", b"\n", b"", b"\r\n", b""]) == [ServerSentEvent(b"a")]
 

@@ -245,7 +245,7 @@ def image_of(part: Mapping[str, Any]) -> Base64Image | RemoteImage | None:
 
 
 def _by_media_type(part: Mapping[str, Any]) -> Base64Image | None:
-    """Whatever says that it is an image and brings data: MCP's `resource`, Gemini's `inlineData`, and what will come."""
+    """Whatever says that it is an image and brings data: MCP's `resource`, Gemini's `inlineData`, what will come."""
     media_type = next((part[key] for key in _MEDIA_TYPES if isinstance(part.get(key), str)), "")
     if not media_type.lower().startswith("image/"):
         return None
