@@ -174,7 +174,7 @@ def test_sound_is_no_picture() -> None:
     assert cut_json({"data": webp})[1] == 1
 
 
-@pytest.mark.parametrize("start", ["iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR"])
+@pytest.mark.parametrize("start", ["iVBORw0KGgo", "/9j/", "R0lGOD", "UklGRAAAAAAARUJQ"])
 def test_bare_pictures_of_every_format_are_cut(start: str) -> None:
     body = bytearray(json.dumps({"a": start + LARGE}).encode())
     _, cuts = cut(body, WORD)
@@ -185,8 +185,9 @@ def test_bare_pictures_of_every_format_are_cut(start: str) -> None:
 @pytest.mark.parametrize("before", ["data:image/png;base64,", ""])
 def test_only_payloads_of_the_least_size_are_cut(before: str, length: int, count: int) -> None:
     text = before + ("/9j/" + LARGE)[:length]
-    restored, cut_out = cut_json({"a": text, "b": "words" * 1000})
-    assert restored == {"a": text, "b": "words" * 1000}
+    value = {"b": "words" * 2000, "a": text}
+    restored, cut_out = cut_json(value)
+    assert restored == value
     assert cut_out == count
 
 
@@ -233,3 +234,20 @@ def test_a_token_of_no_picture_stays_as_the_client_wrote_it() -> None:
     _, cuts = cut(bytearray(json.dumps({"url": f"data:image/png;base64,{LARGE}"}).encode()), WORD)
     assert cuts.restored([f"see {WORD}7 and {WORD}0"]) == [f"see {WORD}7 and {LARGE}"]
     assert cuts.payload(WORD) is None
+
+
+def test_sound_in_the_container_of_webp_is_left_and_a_picture_behind_it_is_cut() -> None:
+    sound, picture = "UklGRAAAAAAAV0FW" + LARGE, "UklGRAAAAAAARUJQ" + LARGE
+    assert cut_json([sound]) == ([sound], 0)
+    assert cut_json([sound, picture]) == ([sound, picture], 1)
+
+
+@pytest.mark.parametrize("sign", [")", "'", "<", " ", "\\"])
+def test_a_url_that_does_not_fill_its_string_is_left_to_the_parser(sign: str) -> None:
+    value = [f"data:image/png;base64,{LARGE}{sign}{LARGE}", "/9j/" + LARGE + sign + LARGE]
+    assert cut_json(value) == (value, 0)
+
+
+def test_what_ends_in_something_else_than_base64_is_left_to_the_parser() -> None:
+    value = [f"data:image/png;base64,{LARGE}!", "/9j/" + LARGE.rstrip("=") + "!"]
+    assert cut_json(value) == (value, 0)

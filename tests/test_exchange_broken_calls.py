@@ -213,3 +213,37 @@ def test_what_was_held_goes_out_before_a_call_of_the_client() -> None:
 def test_only_a_name_of_six_letters_is_recognised_when_mangled(own: str, said: str, claimed: str | None) -> None:
     assert OwnTools([own]).claim(said) == claimed
     assert OwnTools([own]).claim(own) == own
+
+
+def test_a_written_call_joins_the_real_ones_of_its_turn() -> None:
+    look = '{"image":"2"}'
+    assert (
+        playbook()
+        >> ToolStart(0, "c0", "analyzeImage")
+        >> ToolArgs(0, look)
+        >> ToolStart(1, "c1", "analyzeImage")
+        >> ToolArgs(1, look)
+        >> Text(WRITTEN)
+        << nothing
+        >> Finish("tool_calls")
+        >> ENDED
+        << CallTools((ToolCall("c0", "analyzeImage", look), ToolCall("c1", "analyzeImage", look), *RESCUED))
+    )
+
+
+def test_a_call_written_into_a_thought_is_run_in_its_own_turn_only() -> None:
+    assert (
+        playbook()
+        >> Reasoning(WRITTEN)
+        << nothing
+        >> Finish("stop")
+        >> ENDED
+        << CallTools(RESCUED)
+        >> ToolsCompleted((ToolResult("minted_0", "a cat"),))
+        << a(OpenUpstream)
+        >> Reasoning("A cat.")
+        << passes
+        >> Finish("stop")
+        >> ENDED
+        << a(Complete, reason="stop")
+    )

@@ -177,3 +177,16 @@ def test_system_text_in_parts_is_read_and_anything_else_in_it_is_nothing() -> No
 
 def test_a_message_without_content_gains_the_reminder_alone() -> None:
     assert fitted(user(None), system("late")) == [user(reminder("late"))]
+
+
+def test_words_behind_the_billing_line_stay_and_so_do_blank_parts() -> None:
+    line = "x-anthropic-billing-header: cch=1;\n"
+    parts = [{"type": "text", "text": " "}, {"type": "text", "text": line + "You are Claude.", "x": 1}, {"type": "x"}]
+    expected = [parts[0], {"type": "text", "text": "You are Claude.", "x": 1}, parts[2]]
+    assert fitted(system(parts), user("u"))[0] == system(expected)
+
+
+@pytest.mark.parametrize("content", [None, 7, {"text": "x"}])
+def test_system_content_of_any_other_shape_stays_for_a_hosted_server(content: Any) -> None:
+    messages = [system(content), user("u")]
+    assert fitted(*messages, profile=HOSTED) == messages

@@ -102,6 +102,7 @@ def test_an_image_address_is_found_as_such() -> None:
         {"type": "file", "mediaType": "image/png", "url": "https://example.org/a.png"},
         {"type": "file", "media_type": "image/png", "data": {"url": "https://example.org/a.png"}},
         {"type": "file", "mime_type": "image/png", "url": "https://example.org/a.png"},
+        {"type": "image-data", "data": "https://example.org/a.png"},
     ],
 )
 def test_an_image_address_of_any_shape_is_found(part: dict[str, Any]) -> None:
@@ -339,3 +340,76 @@ def test_the_words_around_a_picture_in_a_text_stay(tail: str) -> None:
     replaced, found = numbered([{"role": "user", "content": f"see data:image/png;base64,{BIG}{tail} end"}])
     assert replaced[0]["content"] == f"see <0>{tail} end"
     assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    "start", ["iVBORw0KGgo", "/9j/", "R0lGOD", "UklGRAAAAAAARUJQ", "Qk2AAAAAAAAA", "SUkqA", "TU0AK"]
+)
+def test_bare_base64_of_every_format_is_found_in_prose(start: str) -> None:
+    picture = start + "A" * 400
+    replaced, found = numbered([{"role": "user", "content": f"see {picture} here"}])
+    assert replaced[0]["content"] == "see <0> here"
+    assert [image.source for image in found] == [Base64Image(picture, "")]
+
+
+@pytest.mark.parametrize(
+    "text", [f"data:image/png;base64,{PNG[:39]}", f"data:;base64,{'QUJD' * 100}", "/9j/" + "A" * 252]
+)
+def test_what_is_too_short_or_of_no_known_kind_stays_to_the_letter(text: str) -> None:
+    messages = [{"role": "user", "content": f"say {text} aloud" if text.startswith("data") else text}]
+    assert numbered(messages) == (messages, [])
+
+
+@pytest.mark.parametrize(("written", "media_type"), [("image/png", "image/png"), ("image\\/webp", "image/webp")])
+def test_a_data_url_in_prose_keeps_its_type(written: str, media_type: str) -> None:
+    _, found = numbered([{"role": "user", "content": f"see data:{written};base64,{PNG} here"}])
+    assert [image.source for image in found] == [Base64Image(PNG, media_type)]
+
+
+def test_a_token_in_a_data_url_in_prose_is_an_image_though_it_is_short() -> None:
+    replaced, found = numbered([{"role": "user", "content": "see data:image/png;base64,WORDx1 here"}], "WORDx")
+    assert replaced[0]["content"] == "see <0> here"
+    assert [image.source for image in found] == [Base64Image("WORDx1", "image/png")]
+
+
+@pytest.mark.parametrize(
+    ("part", "media_type"),
+    [
+        ({"type": "image", "source": {"media_type": "image/webp", "data": PNG}}, "image/webp"),
+        ({"type": "image", "source": {"media_type": "image/webp", "data": URL}}, "image/webp"),
+        ({"type": "image", "source": {"data": PNG}}, ""),
+        ({"type": "image", "image": {"data": PNG}}, ""),
+        ({"type": "image-data", "data": PNG}, ""),
+        ({"type": "file", "data": URL}, "image/png"),
+        ({"type": "image", "data": PNG, "mime_type": "image/gif"}, "image/gif"),
+        ({"type": "file", "data": PNG, "media_type": "image/gif"}, "image/gif"),
+        ({"type": "input_image", "image_url": URL.replace("png", "webp")}, "image/webp"),
+        ({"data": PNG, "mimeType": "image/gif"}, "image/gif"),
+        ({"blob": PNG, "mediaType": "IMAGE/gif"}, "IMAGE/gif"),
+        ({"bytes": PNG, "media_type": "image/gif"}, "image/gif"),
+        ({"base64": PNG, "mime_type": "image/gif"}, "image/gif"),
+        ({"content": PNG, "contentType": "image/gif"}, "image/gif"),
+        ({"url": URL, "contentType": "image/gif"}, "image/gif"),
+    ],
+)
+def test_an_image_keeps_its_data_and_the_type_it_was_given(part: dict[str, Any], media_type: str) -> None:
+    _, found = numbered([{"role": "user", "content": [part]}])
+    assert [image.source for image in found] == [Base64Image(PNG, media_type)]
+
+
+@pytest.mark.parametrize("start", [b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF"])
+def test_a_picture_as_a_list_of_numbers_is_found(start: bytes) -> None:
+    picture = start + bytes(60)
+    _, found = numbered([{"role": "user", "content": [{"type": "Buffer", "data": list(picture)}]}])
+    assert [image.source for image in found] == [Base64Image(base64.b64encode(picture).decode(), "")]
+
+
+@pytest.mark.parametrize("numbers", [[1, 2, 3], [137, 80, 78, 256], [71, 73, 70, "x"], "text", None])
+def test_other_numbers_are_no_picture(numbers: Any) -> None:
+    messages = [{"role": "user", "content": [{"type": "Buffer", "data": numbers}]}]
+    assert numbered(messages) == (messages, [])
+
+
+def test_an_unprotected_address_is_an_address_too() -> None:
+    _, found = numbered([{"role": "user", "content": [{"type": "image", "image": "http://example.org/a.png"}]}])
+    assert [image.source for image in found] == [RemoteImage("http://example.org/a.png")]

@@ -93,3 +93,19 @@ def test_arguments_of_any_depth_have_a_place() -> None:
     deep = "[" * 900 + "]" * 900
     assert len(place([USER], [call("c", arguments=deep)])) == 64
     assert len(place([USER], [call("c", arguments=f'{{"n": {10**30}}}')])) == 64
+
+
+def test_only_the_message_before_counts_for_a_place() -> None:
+    assert place([{"role": "user", "content": "earlier"}, USER], [call("theirs")]) == HERE
+    assert place([], [call("theirs")]) != HERE
+
+
+def test_only_an_assistants_calls_have_a_place() -> None:
+    assert places([USER, {**assistant(call("theirs")), "role": "user"}, "text", None]) == {}
+
+
+def test_a_turn_whose_calls_were_never_answered_takes_nothing_of_what_follows() -> None:
+    history = [USER, assistant(call("theirs")), {"role": "user", "content": "never mind"}]
+    assert weave(history, {1: KEPT}) == [USER, *KEPT.said, tool("ours", "a cat"), history[2]]
+    answers = [tool("theirs", "file"), {"role": "tool", "content": "whose?"}]
+    assert weave([*history[:2], *answers], {1: KEPT})[-2:] == answers

@@ -26,6 +26,7 @@ from router.protocol.openai_chat import (
     CompletionWriter,
     OpenAIChat,
     error_body,
+    tool_object,
 )
 from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Part, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.profiles import PROFILES
@@ -34,6 +35,7 @@ from router.protocol.turn import CallInTurn, Turn
 from tests.playbook import REQUEST, owning
 from tests.pure_splice import FALLBACK, Answer, Call, at, byte_by_byte, minting, read_stream, somewhere, splice, whole
 from tools.call import ToolCall, ToolResult
+from tools.definition import ToolDefinition
 
 DONE = b"data: [DONE]\n\n"
 
@@ -1582,3 +1584,34 @@ def test_a_server_that_refuses_in_its_first_frame_is_refused_with_its_status() -
     outcome = splice([data({"id": "g", "choices": [], "error": {"code": 429, "message": "slow down"}})]).outcome
     assert isinstance(outcome, Fail)
     assert (outcome.error.status, outcome.error.message) == (429, "slow down")
+
+
+def test_a_call_without_number_or_id_that_came_in_pieces_is_over_when_they_make_an_object() -> None:
+    stream = call(name="f", arguments='{"a":') + call(arguments="1}") + call(arguments='{"b":2}')
+    assert said(stream) == [
+        ToolStart(0, "call_0001", "f"),
+        ToolArgs(0, '{"a":'),
+        ToolArgs(0, "1}"),
+        ToolStart(1, "call_0002", "f"),
+        ToolArgs(1, '{"b":2}'),
+    ]
+
+
+@pytest.mark.parametrize("nothing_called", [None, [], {}, "", 0])
+def test_calls_that_are_none_do_not_count(nothing_called: Any) -> None:
+    stream = chunk({"tool_calls": nothing_called}) + call(id="c", name="f", arguments="{}")
+    assert said(stream) == [ToolStart(0, "c", "f"), ToolArgs(0, "{}")]
+
+
+def test_the_usage_of_one_turn_does_not_pass_for_that_of_the_answer() -> None:
+    raw = {"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 7}}
+    answer = CompletionWriter(fallback=FALLBACK, last_raw=lambda: raw)
+    assert "usage" not in orjson.loads(answer.complete("stop", None))
+
+
+def test_a_tool_is_declared_as_a_function() -> None:
+    parameters = {"type": "object", "properties": {}}
+    assert tool_object(ToolDefinition("look", "Looks.", parameters)) == {
+        "type": "function",
+        "function": {"name": "look", "description": "Looks.", "parameters": parameters},
+    }

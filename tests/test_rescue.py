@@ -124,3 +124,72 @@ def test_a_call_without_end_does_not_grow_for_ever() -> None:
         shown += gate.feed("x" * 1000)
     assert len(shown) > 64_000
     assert (shown + gate.close()).count("x") == 100_000
+
+
+def test_a_call_without_arguments_is_a_call() -> None:
+    assert run("<tool_call>\nanalyzeImage\n</tool_call>") == ("", [RescuedCall(NAME, "{}")])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_next_letter_after_a_call_is_shown(form: str) -> None:
+    shown, calls = run(FORMS[form], "x")
+    assert (shown, len(calls)) == ("x", 1)
+    shown, calls = run(FORMS[form] + "x")
+    assert (shown, len(calls)) == ("x", 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "</tool_call> at the beginning",
+        "<function=analyzeImages>\n</function>",
+        "<tool_call>analyzeImages</tool_call>",
+        "<tool_call>analyzeImages<arg_key>a</arg_key><arg_value>b</arg_value></tool_call>",
+        '<tool_call>{"name": "analyzeImage", "arguments": [1]}</tool_call>',
+        '<tool_call>{"name": "analyzeImage", "name": 7}</tool_call>',
+        '<tool_call>{"name": "analyzeImage", "name": "other", "arguments": "{}"}</tool_call>',
+    ],
+)
+def test_what_only_resembles_a_call_is_given_back_to_the_letter(text: str) -> None:
+    assert run(text) == (text, [])
+    assert run(*text) == (text, [])
+
+
+def test_a_second_closing_tag_belongs_to_nobody_and_is_shown() -> None:
+    shown, calls = run(FORMS["hermes"] + "x", "</tool_call>y")
+    assert (shown, len(calls)) == ("x</tool_call>y", 1)
+
+
+@pytest.mark.parametrize(("spaces", "caught"), [(189, True), (190, False)])
+def test_white_space_in_an_opening_may_be_two_hundred_letters_with_its_tag(spaces: int, caught: bool) -> None:
+    text = "<tool_call>" + " " * spaces + "analyzeImage</tool_call>"
+    assert bool(run(text)[1]) is caught
+    assert bool(run("words " * 100 + text)[1]) is caught
+
+
+def test_an_interrupted_beginning_is_shown_but_not_a_lone_tag() -> None:
+    gate = TextGate([NAME])
+    assert gate.feed("<tool_") == ""
+    assert gate.interrupt() == "<tool_"
+    assert gate.feed("\n<tool_call>\n") == "\n"
+    assert gate.interrupt() == ""
+    assert gate.close() == ""
+
+
+def test_an_interruption_does_not_break_a_call_that_has_begun() -> None:
+    gate = TextGate([NAME])
+    assert gate.feed("<function=analyzeImage>") == ""
+    assert gate.interrupt() == ""
+    assert gate.feed("</function>") == ""
+    assert gate.calls == [RescuedCall(NAME, "{}")]
+
+
+def test_after_a_call_without_end_text_passes_and_calls_are_caught_again() -> None:
+    gate = TextGate([NAME])
+    endless = "<function=analyzeImage>" + "x" * 70_000
+    assert gate.feed(endless) == endless
+    assert gate.feed("<b>y") == "<b>y"
+    assert gate.feed("<function=analyzeImage></function>") == ""
+    assert gate.close() == ""
+    assert gate.close() == ""
+    assert len(gate.calls) == 1

@@ -42,8 +42,8 @@ class Change:
 
     file: str
     line: int
-    lines: range
-    """The lines that run when the changed statement does."""
+    statement: int
+    """The line on which the changed statement begins."""
     function: str | None
     """Qualified name of the outermost function it is in; `None` where it takes effect while the file is imported."""
     source: str
@@ -77,11 +77,11 @@ def changes(file: str, source: str) -> list[Change]:
     for number, place in enumerate(_places(ast.parse(source))):
         for variant, (new, _) in enumerate(_variants(place)):
             line = getattr(place.node, "lineno", place.statement.lineno)
-            old = ast.unparse(place.node)
+            old = _old(place.node)
             told = f"{_short(old)} -> {_short(new)}"
             made.append(
                 Change(
-                    file, line, _lines_of(place), place.function, lines[line - 1].strip(), told, number, variant
+                    file, line, place.statement.lineno, place.function, lines[line - 1].strip(), told, number, variant
                 )
             )
     return made
@@ -98,19 +98,53 @@ def changed(source: str, change: Change) -> ast.Module:
     raise ValueError(f"{change.file}:{change.line} is not in this source: was it edited meanwhile?")
 
 
+def _old(node: ast.AST) -> str:
+    match node:
+        case ast.If(test):
+            return f"if {ast.unparse(test)}"
+        case ast.While(test):
+            return f"while {ast.unparse(test)}"
+        case ast.comprehension(_, iterated, _):
+            return f"over {ast.unparse(iterated)}"
+    return ast.unparse(node)
+
+
 def _short(words: str) -> str:
     words = " ".join(words.split())
     return words if len(words) <= 90 else words[:60] + " … " + words[-25:]
 
 
-def _lines_of(place: _Place) -> range:
-    statement = place.statement
-    if isinstance(statement, ast.Match):
-        first = getattr(place.node, "lineno", statement.lineno)
-        return range(first, getattr(place.node, "end_lineno", first) + 1)
-    body = getattr(statement, "body", None)
-    last = max(statement.lineno, body[0].lineno - 1) if body else statement.end_lineno or statement.lineno
-    return range(statement.lineno, last + 1)
+class _Reporting(ast.NodeTransformer):
+    """Puts a call of `name` with its line before each statement of a function."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._inside = False
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:  # the name that ast looks for
+        before, self._inside = self._inside, True
+        self.generic_visit(node)
+        self._inside = before
+        return node
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        for field in ("body", "orelse", "finalbody"):
+            statements = getattr(node, field, None)
+            if self._inside and isinstance(statements, list):
+                reported: list[ast.stmt] = []
+                for statement in statements:
+                    call = ast.Call(ast.Name(self._name, ast.Load()), [ast.Constant(statement.lineno)], [])
+                    reported += (ast.copy_location(ast.Expr(call), statement), statement)
+                setattr(node, field, reported)
+        return node
+
+
+def reporting(source: str, name: str) -> ast.Module:
+    """The tree of `source` in which every statement in a function first calls the global `name` with its line."""
+    tree = ast.parse(source)
+    _Reporting(name).visit(tree)
+    return ast.fix_missing_locations(tree)
 
 
 def _places(tree: ast.Module) -> Iterator[_Place]:
