@@ -40,8 +40,8 @@ _REMEMBERED = 20_000
 """Images whose facts are kept in memory, about 300 bytes each: some hundred long conversations."""
 
 
-_ESCAPED_LETTER = re.compile(rb"(?:\\+u00|%)(2[bBfF]|3[dD])")
-_ESCAPED_FOLD = re.compile(rb"\\+[rn]")
+_ESCAPED_LETTER = re.compile(rb"(?:(?<!\\)\\+u00|%)(2[bBfF]|3[dD])")
+_ESCAPED_FOLD = re.compile(rb"(?<!\\)\\+[rn]")
 
 _TRUSTED_SECONDS = 600.0
 """For so long an image is taken to be still in the store.  Afterwards it is put there again, which costs a decode of

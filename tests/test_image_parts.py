@@ -330,8 +330,8 @@ def test_long_runs_of_letters_that_are_no_picture_are_left_alone(text: str) -> N
 
 
 def test_the_search_takes_time_in_proportion() -> None:
-    for piece in ("data:image/x;base64,", "iVBORw0KGgo\n", "\\/9j\\/", "data:;base64,\\n", "%2B\\u002B"):
-        text = piece * (400_000 // len(piece))
+    for piece in ("data:image/x;base64,", "iVBORw0KGgo\n", "\\/9j\\/", "data:;base64,\\n", "%2B\\u002B", "\\"):
+        text = " /9j " + piece * (400_000 // len(piece))
         numbered([{"role": "tool", "tool_call_id": "t", "content": text}])
 
 

@@ -260,3 +260,9 @@ def test_markers_are_found_and_renumbered_at_once() -> None:
     assert markers(text) == [2, 1]
     assert renumber(text, {1: 2, 2: 1}) == "[Image #1] [Image #2: unreadable] [Image #1] [Image #7x] [Image #1234567]"
     assert renumber("[Image #5]", {}) == "[Image #5]"
+
+
+async def test_a_payload_of_backslashes_is_a_bad_image_and_soon_known_as_one(room: Room) -> None:
+    """Once a thousand times slower with a thousand times more of them, while nobody else was served."""
+    odd = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "\\" * 300_000}}
+    assert "unreadable" in texts(await room.take(user(odd)))[0]

@@ -58,13 +58,14 @@ _LETTERS = (
     r"|(?:\r?\n|\\+r\\+n|\\+n)(?=[A-Za-z0-9+/_-]{16}|[A-Za-z0-9+/_-]*=))+"  # folded lines, as `base64` prints them
 )
 """A run of base64, however it was escaped and folded on its way.  Each alternative begins with another letter, so that
-matching takes time in proportion to the text."""
+matching takes time in proportion to the text; a run of backslashes is never tried from its middle."""
 
 _DATA_URL = re.compile(
     r"data:(?:(image\\*/[a-z0-9.+-]+)(?:;[a-z0-9=._-]+)*?)?;base64,(?:\r?\n|\\+n)?(" + _LETTERS + ")", re.IGNORECASE
 )
 _BARE_BASE64 = re.compile(
-    r"(?:iVBORw0KGgo|\\*/9j\\*/|R0lGOD|UklGR[A-Za-z0-9+/]{7}RUJQ|Qk[0-3][A-Za-z0-9+/]{5}AAAA|SUkqA|TU0AK)" + _LETTERS
+    r"(?:iVBORw0KGgo|(?<!\\)\\*/9j\\*/|R0lGOD|UklGR[A-Za-z0-9+/]{7}RUJQ|Qk[0-3][A-Za-z0-9+/]{5}AAAA|SUkqA|TU0AK)"
+    + _LETTERS
 )
 """PNG, JPEG, GIF, WEBP, BMP and TIFF begin so."""
 
