@@ -104,14 +104,17 @@ def splice(
     engine: str = "vllm",
     include_usage: bool = False,
     stream: bool = True,
+    late_thoughts: bool = True,
 ) -> Spliced:
-    """Raises AssertionError where the exchange does not end with the last of `turns`."""
+    """`stream`: whether the client does.  Raises AssertionError where the exchange does not end with the last of
+    `turns`."""
     exchange = Exchange(
         dialect=OpenAIChat(PROFILES[engine]),
         request=request,
         own=own or owning("analyzeImage"),
         mint_id=counted_ids(),
         max_turns=max_turns,
+        late_thoughts=late_thoughts,
     )
     mint = minting()
     wholes: list[CompletionReader] = []
@@ -152,17 +155,25 @@ def splice(
     while done.outcome is None:
         body = next(waiting, None)
         assert body is not None, f"the exchange wants one more turn than the script has: {exchange!r}"
-        if not stream:
+        if not stream or _is_whole(body):
             wholes.append(CompletionReader(mint))
-        reader: Reader = ChunkReader(mint) if stream else wholes[-1]
+            reader: Reader = wholes[-1]
+        else:
+            reader = ChunkReader(mint)
         events = _events(reader, cut(body))
+        looks = len(done.calls)
         while tell(next(events)):
             pass
-        if done.outcome is None:
+        if len(done.calls) > looks:
             tell(ToolsCompleted(tuple(map(run, done.calls[-1]))))
     assert next(waiting, None) is None, f"the exchange ended before the script did: {done.outcome!r}"
     done.client = b"".join(answers)
     return done
+
+
+def _is_whole(body: bytes) -> bool:
+    """What a server's content type says: one JSON object, as the answer to a turn that was asked again unstreamed."""
+    return body.lstrip().startswith(b"{")
 
 
 def _events(reader: Reader, pieces: Iterable[bytes]) -> Iterator[Event]:

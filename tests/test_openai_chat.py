@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 
 from router.errors import BadRequest, UpstreamBroken
 from router.protocol.events import Complete, Fail
-from router.protocol.exchange import LAST_TURN_NOTE
 from router.protocol.mended import mended
 from router.protocol.openai_chat import (
     LEAST_TOKENS,
@@ -33,27 +31,10 @@ from router.protocol.profiles import PROFILES
 from router.protocol.sse import MAX_EVENT_BYTES
 from router.protocol.turn import CallInTurn, Turn
 from tests.playbook import REQUEST, owning
-from tests.pure_splice import FALLBACK, Answer, Call, at, byte_by_byte, minting, read_stream, somewhere, splice, whole
+from tests.pure_splice import FALLBACK, byte_by_byte, minting, read_stream, somewhere, splice
+from tests.wire_fixtures import DONE, call, chunk, completion, data
 from tools.call import ToolCall, ToolResult
 from tools.definition import ToolDefinition
-
-DONE = b"data: [DONE]\n\n"
-
-
-def data(value: object) -> bytes:
-    return b"data: " + orjson.dumps(value) + b"\n\n"
-
-
-def chunk(delta: object = None, finish: str | None = None, **top: Any) -> bytes:
-    """A plain chunk: id "u1", created 1, one choice."""
-    choice = {"index": 0, "delta": delta if delta is not None else {}, "finish_reason": finish}
-    return data({"id": "u1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice], **top})
-
-
-def call(**raw: Any) -> bytes:
-    """A chunk with one fragment of a tool call; `name` and `arguments` stand in its function."""
-    function = {key: raw.pop(key) for key in ("name", "arguments") if key in raw}
-    return chunk({"tool_calls": [{**raw, "function": function}]})
 
 
 def read(stream: bytes, pieces: Iterable[bytes] | None = None) -> tuple[list[Part], bool]:
@@ -563,6 +544,23 @@ def test_text_that_looks_like_an_end_does_not_split_a_call() -> None:
     assert merged(stream) == [("a", "f", "".join(pieces))]
 
 
+def test_a_call_without_number_or_id_that_came_in_pieces_is_over_when_they_make_an_object() -> None:
+    stream = call(name="f", arguments='{"a":') + call(arguments="1}") + call(arguments='{"b":2}')
+    assert said(stream) == [
+        ToolStart(0, "call_0001", "f"),
+        ToolArgs(0, '{"a":'),
+        ToolArgs(0, "1}"),
+        ToolStart(1, "call_0002", "f"),
+        ToolArgs(1, '{"b":2}'),
+    ]
+
+
+@pytest.mark.parametrize("nothing_called", [None, [], {}, "", 0])
+def test_calls_that_are_none_do_not_count(nothing_called: Any) -> None:
+    stream = chunk({"tool_calls": nothing_called}) + call(id="c", name="f", arguments="{}")
+    assert said(stream) == [ToolStart(0, "c", "f"), ToolArgs(0, "{}")]
+
+
 def test_garbage_without_end_is_an_error_and_no_crash() -> None:
     reader = ChunkReader(minting())
     assert reader.feed(b"x" * (MAX_EVENT_BYTES + 2)) == [
@@ -571,13 +569,6 @@ def test_garbage_without_end_is_an_error_and_no_crash() -> None:
 
 
 # Reading whole completions
-
-
-def completion(message: object, finish: object = "stop", **top: Any) -> bytes:
-    choice = {"index": 0, "message": message, "finish_reason": finish}
-    return orjson.dumps(
-        {"id": "u1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], **top}
-    )
 
 
 def read_whole(body: bytes, pieces: Iterable[bytes] | None = None) -> tuple[list[Part], bool]:
@@ -976,6 +967,12 @@ def test_a_completion_is_not_written_before_its_end() -> None:
         assert whole_answer.write(part) == b""
 
 
+def test_the_usage_of_one_turn_does_not_pass_for_that_of_the_answer() -> None:
+    raw = {"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 7}}
+    answer = CompletionWriter(fallback=FALLBACK, last_raw=lambda: raw)
+    assert "usage" not in orjson.loads(answer.complete("stop", None))
+
+
 # Asking again
 
 
@@ -1111,502 +1108,6 @@ def test_usage_keeps_what_the_server_said_of_the_last_turn() -> None:
         "chiasm": {"turns": 2, "billed_prompt_tokens": 40},
     }
     assert OpenAIChat(PROFILES["vllm"]).usage([turn(), turn()], {}) is None
-
-
-# Whole conversations: bytes of the turns in, the client's bytes out
-
-
-def start(**envelope: Any) -> bytes:
-    return chunk({"role": "assistant", "content": ""}, **envelope)
-
-
-def words(*pieces: str) -> bytes:
-    return b"".join(chunk({"content": piece}) for piece in pieces)
-
-
-def thoughts(*pieces: str, name: str = "reasoning") -> bytes:
-    return b"".join(chunk({name: piece}) for piece in pieces)
-
-
-def look(arguments: str = '{"image": "1"}', *, index: int = 0, id_: str = "l1") -> bytes:
-    middle = len(arguments) // 2
-    return b"".join(
-        (
-            call(index=index, id=id_, type="function", name="analyzeImage"),
-            call(index=index, arguments=arguments[:middle]),
-            call(index=index, arguments=arguments[middle:]),
-        )
-    )
-
-
-def bash(*, index: int = 0, id_: str = "c1") -> bytes:
-    return call(index=index, id=id_, type="function", name="bash", arguments="") + call(
-        index=index, arguments='{"command":"ls"}'
-    )
-
-
-def end(reason: str = "stop", **usage: int) -> bytes:
-    counted = data({"id": "u1", "choices": [], "usage": usage}) if usage else b""
-    return chunk({}, reason) + counted + DONE
-
-
-ANSWER = start(id="u2", created=2) + words("A", " cat", ".") + end("stop", prompt_tokens=90, completion_tokens=4)
-
-
-@dataclass(frozen=True)
-class Fixture:
-    turns: Sequence[bytes]
-    text: str = ""
-    reasoning: str = ""
-    calls: Sequence[Call] = ()
-    finish: str | None = "stop"
-    order: Sequence[str] | None = None
-    looks: Sequence[Sequence[str]] = ()
-    """Arguments that our tool got, turn by turn."""
-    deferred: Sequence[str] = ()
-    """Arguments of owned calls in a mixed turn."""
-    error: str | None = None
-    engine: str = "vllm"
-    request: Mapping[str, Any] = field(default_factory=lambda: REQUEST)
-
-
-IMAGE = '{"image": "1"}'
-SHELL = Call("c1", "bash", '{"command":"ls"}')
-
-FIXTURES: dict[str, Fixture] = {
-    "F01 vLLM 0.33: thoughts, a look with its last arguments in the finish chunk, thoughts, words": Fixture(
-        [
-            start()
-            + thoughts("I must", " look.")
-            + words("\n\n")
-            + call(id="l1", type="function", index=0, name="analyzeImage")
-            + call(index=0, arguments='{"image": "1')
-            + chunk({"tool_calls": [{"index": 0, "function": {"arguments": '"}'}}]}, "tool_calls")
-            + data({"id": "u1", "choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": 9}})
-            + DONE,
-            start(id="u2")
-            + thoughts("A cat,", " then.")
-            + words("\n\n", "A cat.")
-            + end("stop", prompt_tokens=90, completion_tokens=9),
-        ],
-        text="\n\nA cat.",
-        reasoning="I must look.\n\nA cat, then.",
-        order=["reasoning", "text"],
-        looks=[[IMAGE]],
-    ),
-    "F02 vLLM 0.13: both reasoning fields": Fixture(
-        [
-            start()
-            + b"".join(chunk({"reasoning": piece, "reasoning_content": piece}) for piece in ("Hm", ", well"))
-            + words("Hi")
-            + end()
-        ],
-        text="Hi",
-        reasoning="Hm, well",
-    ),
-    "F03 vLLM 0.16: the first brace is missing": Fixture(
-        [start() + look('"image": "1"}') + end("tool_calls"), ANSWER], text="A cat.", looks=[['"image": "1"}']]
-    ),
-    "F04 vLLM 0.16: a parameter is missing": Fixture(
-        [start() + look('{"image": "1"') + end("tool_calls"), ANSWER], text="A cat.", looks=[['{"image": "1"']]
-    ),
-    "F05 vLLM 0.16: an error instead of the finish, after whole arguments": Fixture(
-        [start() + look() + data({"error": {"message": "list index out of range", "code": 400}}) + DONE, ANSWER],
-        text="A cat.",
-        looks=[[IMAGE]],
-    ),
-    "F09 white space between thought and call": Fixture(
-        [start() + thoughts("Hm", "\n") + words("\n", "\n") + look() + end("tool_calls"), ANSWER],
-        text="A cat.",
-        reasoning="Hm",
-        looks=[[IMAGE]],
-    ),
-    "F10 white space between two calls": Fixture(
-        [start() + look() + words("\n") + look(index=1, id_="l2") + words("\n") + end("tool_calls"), ANSWER],
-        text="A cat.",
-        looks=[[IMAGE, IMAGE]],
-    ),
-    "F11 ours, then the client's": Fixture(
-        [start() + look() + bash(index=1) + end("tool_calls")], calls=[SHELL], finish="tool_calls", deferred=[IMAGE]
-    ),
-    "F12 the client's, then ours": Fixture(
-        [start() + bash() + look(index=1) + end("tool_calls")], calls=[SHELL], finish="tool_calls", deferred=[IMAGE]
-    ),
-    "F12b ours between two of the client's, all begun at once": Fixture(
-        [
-            start()
-            + chunk(
-                {
-                    "tool_calls": [
-                        {"index": i, "id": id_, "type": "function", "function": {"name": name, "arguments": ""}}
-                        for i, (id_, name) in enumerate([("c1", "bash"), ("l1", "analyzeImage"), ("c2", "grep")])
-                    ]
-                }
-            )
-            + chunk({"tool_calls": [{"index": i, "function": {"arguments": '{"n":'}} for i in (2, 1, 0)]})
-            + chunk({"tool_calls": [{"index": i, "function": {"arguments": f"{i}}}"}} for i in (2, 1, 0)]})
-            + end("tool_calls")
-        ],
-        calls=[Call("c1", "bash", '{"n":0}'), Call("c2", "grep", '{"n":2}')],
-        finish="tool_calls",
-        deferred=['{"n":1}'],
-        order=["call 0", "call 1"],
-    ),
-    "F13 two looks at once": Fixture(
-        [start() + look() + look('{"image": "2"}', index=1, id_="l2") + end("tool_calls"), ANSWER],
-        text="A cat.",
-        looks=[[IMAGE, '{"image": "2"}']],
-    ),
-    "F14 words, a look, words": Fixture(
-        [start() + words("Let me look", ".") + look() + end("tool_calls"), ANSWER],
-        text="Let me look.\n\nA cat.",
-        looks=[[IMAGE]],
-    ),
-    "F15 words, a look, thoughts, words": Fixture(
-        [
-            start() + words("Let me look.") + look() + end("tool_calls"),
-            start() + thoughts("Oh.") + words("A cat.") + end(),
-        ],
-        text="Let me look.\n\nA cat.",
-        reasoning="Oh.",
-        order=["text", "reasoning", "text"],
-        looks=[[IMAGE]],
-    ),
-    "F16 SGLang: null ids and names": Fixture(
-        [
-            chunk({"reasoning_content": None, "role": "assistant", "content": ""})
-            + chunk({"reasoning_content": "Hm", "content": None, "role": None})
-            + b"".join(
-                chunk(
-                    {
-                        "role": None,
-                        "content": None,
-                        "reasoning_content": None,
-                        "tool_calls": [
-                            {
-                                "id": id_,
-                                "index": index,
-                                "type": "function",
-                                "function": {"name": name, "arguments": some},
-                            }
-                        ],
-                    }
-                )
-                for id_, index, name, some in [
-                    ("c1", 0, "bash", ""),
-                    (None, 0, None, '{"command":'),
-                    (None, 0, None, '"ls"}'),
-                ]
-            )
-            + chunk({"reasoning_content": None}, "tool_calls")
-            + DONE
-        ],
-        reasoning="Hm",
-        calls=[SHELL],
-        finish="tool_calls",
-        engine="sglang",
-    ),
-    "F17 llama.cpp: roles again and again, pings, a clock that runs on": Fixture(
-        [
-            chunk({"role": "assistant", "content": None}, created=1)
-            + b":\n\n"
-            + chunk({"role": "assistant", "content": None}, created=2)
-            + chunk({"content": "Hi"}, created=3)
-            + b":\n\n"
-            + chunk({}, "stop", created=4, timings={"cache_n": 1})
-            + DONE
-        ],
-        text="Hi",
-        engine="llamacpp",
-    ),
-    "F17b llama.cpp: an error and no [DONE]": Fixture(
-        [start() + words("Hi") + data({"error": {"code": 500, "message": "no slot", "type": "server_error"}})],
-        text="Hi",
-        finish=None,
-        error="no slot",
-        engine="llamacpp",
-    ),
-    "F18 Ollama: whole calls with one index": Fixture(
-        [
-            chunk(
-                {
-                    "role": "assistant",
-                    "content": "Both.",
-                    "tool_calls": [
-                        {
-                            "id": "c1",
-                            "index": 0,
-                            "type": "function",
-                            "function": {"name": "bash", "arguments": '{"command":"ls"}'},
-                        }
-                    ],
-                }
-            )
-            + chunk(
-                {
-                    "role": "assistant",
-                    "content": "",
-                    "tool_calls": [
-                        {"id": "c2", "index": 0, "type": "function", "function": {"name": "bash", "arguments": "{}"}}
-                    ],
-                },
-                "tool_calls",
-            )
-            + DONE
-        ],
-        text="Both.",
-        calls=[SHELL, Call("c2", "bash", "{}")],
-        finish="tool_calls",
-        engine="ollama",
-    ),
-    "F19 Ollama: silent death": Fixture(
-        [chunk({"role": "assistant", "content": "Hi"}) + chunk({"role": "assistant", "content": ""}, model="")],
-        text="Hi",
-        finish=None,
-        error="the text model's server ended its answer in the middle",
-        engine="ollama",
-    ),
-    "F20 OpenAI: obfuscation and null usage": Fixture(
-        [
-            chunk({"role": "assistant", "content": "", "refusal": None}, usage=None, obfuscation="a")
-            + chunk({"content": "Hi"}, usage=None, obfuscation="bcd")
-            + chunk({}, "stop", usage=None, obfuscation="e")
-            + data(
-                {"id": "u1", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}, "obfuscation": ""}
-            )
-            + DONE
-        ],
-        text="Hi",
-        engine="openai",
-    ),
-    "F21 OpenRouter: keep-alives in the wrong clothes": Fixture(
-        [b": OPENROUTER PROCESSING\n\ndata: : OPENROUTER PROCESSING\n\n" + start() + words("Hi") + end()],
-        text="Hi",
-        engine="openrouter",
-    ),
-    "F21b OpenRouter: an error that looks like a chunk": Fixture(
-        [
-            start()
-            + words("Hi")
-            + data({"id": "u1", "choices": [], "error": {"code": 502, "message": "Provider returned error"}})
-        ],
-        text="Hi",
-        finish=None,
-        error="Provider returned error",
-        engine="openrouter",
-    ),
-    "F22 Azure: a first chunk without choices": Fixture(
-        [
-            data({"id": "", "object": "", "created": 0, "model": "", "choices": [], "prompt_filter_results": []})
-            + start()
-            + words("Hi")
-            + end()
-        ],
-        text="Hi",
-        engine="openai",
-    ),
-    "F23 line ends, several lines, no space, long characters": Fixture(
-        [
-            (
-                start()
-                + words("🐱", " é")
-                + b'data:{"id":"u1",\ndata: "choices":[{"index":0,"delta":{"content":"!"}}]}\n\n'
-                + end()
-            ).replace(b"\n", b"\r\n")
-        ],
-        text="🐱 é!",
-    ),
-    "F24 continuous usage": Fixture(
-        [
-            start(usage={"prompt_tokens": 5, "completion_tokens": 0})
-            + b"".join(chunk({"content": "a"}, usage={"prompt_tokens": 5, "completion_tokens": n}) for n in (1, 2))
-            + end("stop", prompt_tokens=5, completion_tokens=2)
-        ],
-        text="aa",
-    ),
-    "F26 a length cut inside a look": Fixture(
-        [start() + words("Let me look.") + look('{"image": "') + end("length")], text="Let me look.", finish="length"
-    ),
-    "F26 vLLM 0.32: a length cut whose arguments are closed for it": Fixture(
-        [start() + words("Let me look.") + look("{}") + end("length")], text="Let me look.", finish="length"
-    ),
-    "F26b a length cut that is called tool_calls": Fixture(
-        [
-            start()
-            + words("Let me look.")
-            + look('{"image": "')
-            + end("tool_calls", prompt_tokens=5, completion_tokens=100)
-        ],
-        text="Let me look.",
-        finish="length",
-        looks=[],
-        request={**REQUEST, "max_tokens": 100},
-    ),
-    "F27 a named tool: stop although there are calls": Fixture(
-        [start() + bash() + end("stop")], calls=[SHELL], finish="tool_calls"
-    ),
-    "F28 log-probabilities in empty deltas": Fixture(
-        [
-            start()
-            + data(
-                {
-                    "id": "u1",
-                    "choices": [{"index": 0, "delta": {}, "logprobs": {"content": [{"token": "<tool_call>"}]}}],
-                }
-            )
-            + look()
-            + end("tool_calls"),
-            ANSWER,
-        ],
-        text="A cat.",
-        looks=[[IMAGE]],
-    ),
-    "finish reasons after every chunk": Fixture(
-        [start() + b"".join(chunk({"content": piece}, "stop") for piece in ("A", " cat", "."))], text="A cat."
-    ),
-    "no finish reason, only [DONE]": Fixture([start() + words("A cat.") + DONE], text="A cat."),
-    "an empty stream": Fixture([b""], finish=None, error="the text model's server ended its answer in the middle"),
-    "a follow-up that fails at once": Fixture(
-        [
-            start() + words("Let me look.") + look() + end("tool_calls"),
-            data({"error": {"message": "too long", "code": 400}}),
-        ],
-        text="Let me look.",
-        looks=[[IMAGE]],
-        finish=None,
-        error="too long",
-    ),
-}
-
-
-def check(answer: Answer, fixture: Fixture) -> None:
-    assert answer.text == fixture.text
-    assert answer.reasoning == fixture.reasoning
-    assert answer.calls == list(fixture.calls)
-    assert answer.finish == fixture.finish
-    assert (answer.error or {}).get("message") == fixture.error
-    if fixture.order is not None:
-        assert answer.order == list(fixture.order)
-
-
-@pytest.mark.parametrize("fixture", FIXTURES.values(), ids=FIXTURES.keys())
-def test_a_conversation_ends_in_one_canonical_answer_however_it_is_cut(fixture: Fixture) -> None:
-    spliced = splice(fixture.turns, engine=fixture.engine, request=fixture.request)
-    assert [[looking.arguments for looking in calls] for calls in spliced.calls] == [
-        list(some) for some in fixture.looks
-    ]
-    assert [looking.arguments for looking in (spliced.deferred.calls if spliced.deferred else ())] == list(
-        fixture.deferred
-    )
-    check(read_stream(spliced.client), fixture)
-    assert b"analyzeImage" not in spliced.client
-    for cut in (byte_by_byte, at(1), *map(somewhere, range(10))):
-        again = splice(fixture.turns, engine=fixture.engine, request=fixture.request, cut=cut)
-        assert again == spliced
-    asked = splice(fixture.turns, engine=fixture.engine, request=fixture.request, include_usage=True)
-    check(read_stream(asked.client, include_usage=True), fixture)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.sampled_from(sorted(FIXTURES)), st.lists(st.integers(0, 5000), max_size=10))
-def test_a_conversation_is_the_same_at_any_cuts(name: str, places: Sequence[int]) -> None:
-    turns = FIXTURES[name].turns
-    request = FIXTURES[name].request
-    assert splice(turns, request=request, cut=at(*places)) == splice(turns, request=request, cut=whole)
-
-
-def test_usage_is_said_once_and_where_the_client_wants_it() -> None:
-    """F24 and F25: whatever the server sends, one usage for the client that asked, one on the finish for the other."""
-    turns = FIXTURES["F24 continuous usage"].turns
-    asked = splice(turns, include_usage=True).client
-    assert asked.count(b'"usage"') == splice(turns).client.count(b'"usage"') == 1
-    usage = read_stream(asked, include_usage=True).usage
-    assert usage == read_stream(splice(turns).client).usage
-    assert usage is not None
-    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (5, 2, 7)
-
-
-def test_the_whole_first_fixture_to_the_byte() -> None:
-    """One answer spelled out, so that the canonical form cannot drift behind its own reader."""
-    spliced = splice(FIXTURES["F14 words, a look, words"].turns, include_usage=True)
-    envelope = b'data: {"id":"u1","object":"chat.completion.chunk","created":1,"model":"brain","choices":['
-    rest = b',"logprobs":null,"finish_reason":null}]}\n\n'
-    deltas = (
-        b'{"role":"assistant","content":""}',
-        b'{"content":"Let me look"}',
-        b'{"content":"."}',
-        b'{"content":"\\n\\nA"}',
-        b'{"content":" cat"}',
-        b'{"content":"."}',
-    )
-    usage = (
-        b'{"prompt_tokens":90,"completion_tokens":4,"total_tokens":94,"chiasm":{"turns":2,"vision_calls":1,'
-        b'"vision_prompt_tokens":100,"vision_completion_tokens":10,"billed_prompt_tokens":90}}'
-    )
-    assert spliced.client == (
-        b"".join(envelope + b'{"index":0,"delta":' + delta + rest for delta in deltas)
-        + envelope
-        + b'{"index":0,"delta":{"content":""},"logprobs":null,"finish_reason":"stop"}]}\n\n'
-        + envelope
-        + b'],"usage":'
-        + usage
-        + b"}\n\n"
-        + DONE
-    )
-
-
-def test_other_choices_keep_their_stream_beside_the_first() -> None:
-    """F29, as far as it concerns the stream: with `n` > 1 nothing is looped."""
-    other = {"index": 1, "delta": {"content": "B"}, "finish_reason": None}
-    finished = {"index": 1, "delta": {}, "finish_reason": "stop"}
-    stream = (
-        start()
-        + words("A")
-        + data({"id": "u1", "choices": [other]})
-        + bash()
-        + data({"id": "u1", "choices": [finished]})
-        + end()
-    )
-    answer = read_stream(splice([stream], own=owning()).client)
-    assert answer.others == [other, finished]
-    assert (answer.text, answer.calls, answer.finish) == ("A", [SHELL], "tool_calls")
-
-
-def test_the_brain_reads_in_the_last_results_that_its_turns_are_used_up() -> None:
-    turns = [start() + look() + end("tool_calls"), ANSWER]
-    spliced = splice(turns, max_turns=2)
-    assert spliced.requests[1]["messages"][-1]["content"] == "seen by l1" + LAST_TURN_NOTE
-    assert splice(turns, max_turns=3).requests[1]["messages"][-1]["content"] == "seen by l1"
-
-
-def test_a_server_that_refuses_in_its_first_frame_is_refused_with_its_status() -> None:
-    """F40: a 429 inside a stream is a 429."""
-    outcome = splice([data({"id": "g", "choices": [], "error": {"code": 429, "message": "slow down"}})]).outcome
-    assert isinstance(outcome, Fail)
-    assert (outcome.error.status, outcome.error.message) == (429, "slow down")
-
-
-def test_a_call_without_number_or_id_that_came_in_pieces_is_over_when_they_make_an_object() -> None:
-    stream = call(name="f", arguments='{"a":') + call(arguments="1}") + call(arguments='{"b":2}')
-    assert said(stream) == [
-        ToolStart(0, "call_0001", "f"),
-        ToolArgs(0, '{"a":'),
-        ToolArgs(0, "1}"),
-        ToolStart(1, "call_0002", "f"),
-        ToolArgs(1, '{"b":2}'),
-    ]
-
-
-@pytest.mark.parametrize("nothing_called", [None, [], {}, "", 0])
-def test_calls_that_are_none_do_not_count(nothing_called: Any) -> None:
-    stream = chunk({"tool_calls": nothing_called}) + call(id="c", name="f", arguments="{}")
-    assert said(stream) == [ToolStart(0, "c", "f"), ToolArgs(0, "{}")]
-
-
-def test_the_usage_of_one_turn_does_not_pass_for_that_of_the_answer() -> None:
-    raw = {"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 7}}
-    answer = CompletionWriter(fallback=FALLBACK, last_raw=lambda: raw)
-    assert "usage" not in orjson.loads(answer.complete("stop", None))
 
 
 def test_a_tool_is_declared_as_a_function() -> None:
