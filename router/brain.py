@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 
 from router.config import TextSettings
 from router.errors import UnknownModel, UpstreamError
 from router.protocol.profiles import PROFILES, Profile, recognise
-from router.upstream import Upstream
+from router.upstream import UNREACHED, Upstream
 from tools.vision.backend import VisionBackend
 
 DETECTION_SECONDS = 2.0
 """What a first request may wait for the server to say what it is; the cautious profile works meanwhile."""
 
+AGAIN_SECONDS = 60.0
+"""Until a server that had no list of models to show is asked for it again: each time costs a request some of its first
+byte, and what it would tell is worth little more than caution."""
+
 
 class Brain:
-    def __init__(self, *, settings: TextSettings, upstream: Upstream, eyes: VisionBackend | None) -> None:
+    def __init__(
+        self,
+        *,
+        settings: TextSettings,
+        upstream: Upstream,
+        eyes: VisionBackend | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`eyes`: `None` only where `images` is `off`."""
         self.settings = settings
         self.upstream = upstream
         self.eyes = eyes
-        self._profile: Profile | None = None if settings.engine == "auto" else PROFILES[settings.engine]
+        self._engine = recognise(upstream.host, "", "") if settings.engine == "auto" else settings.engine
+        """"auto" as long as nobody knows."""
+        self._clock = clock
+        self._ask_from = -math.inf
+        """When the server may be asked for its list of models; never again once it has shown one."""
 
     async def name(self) -> str:
         """The id that clients ask for: as configured, else the one that the server gives its model.
@@ -38,20 +55,27 @@ class Brain:
         return f"the server at {self.settings.base_url} lists {', '.join(map(repr, listing.ids[:5]))}, not {model!r}"
 
     async def profile(self) -> Profile:
-        """The facts to go by: as configured, else by what the server says of itself.  Never fails, never sends a
-        picture or a prompt to find out."""
-        if self._profile is not None:
-            return self._profile
-        engine = recognise(self.upstream.host, "", "")
-        if engine == "auto":
-            try:
-                async with asyncio.timeout(DETECTION_SECONDS):
-                    listing = await self.upstream.listing()
-            except (UpstreamError, TimeoutError):
-                return PROFILES["auto"]  # the request itself will tell what is wrong; the next one asks again
-            engine = recognise(self.upstream.host, listing.owner, listing.server)
-        self._profile = PROFILES[engine]
-        return self._profile
+        """The facts to go by: as configured, else by what the server says of itself, in its list of models or in its
+        answers so far; without what it was found to refuse.  Never fails, never sends a picture or a prompt to find
+        out."""
+        if self._engine == "auto":
+            listed = await self._listed_engine()
+            self._engine = self.upstream.engine if listed == "auto" else listed
+        return PROFILES[self._engine].without_thoughts_in(self.upstream.refused_thoughts)
+
+    async def _listed_engine(self) -> str:
+        if self._clock() < self._ask_from:
+            return "auto"
+        try:
+            async with asyncio.timeout(DETECTION_SECONDS):
+                listing = await self.upstream.listing()
+        except (UpstreamError, TimeoutError) as error:
+            # The request itself will tell what is wrong.  A server that is not there yet is asked by the next one.
+            if getattr(error, "code", None) not in UNREACHED:
+                self._ask_from = self._clock() + AGAIN_SECONDS
+            return "auto"
+        self._ask_from = math.inf if listing.ids else self._clock() + AGAIN_SECONDS
+        return recognise(self.upstream.host, listing.owner, listing.server)
 
 
 async def choose(brains: Sequence[Brain], model: str) -> Brain:

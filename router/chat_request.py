@@ -13,6 +13,7 @@ import orjson
 
 from router.config import TextSettings
 from router.errors import BadRequest
+from router.protocol.added import Added
 from router.protocol.profiles import SAMPLING, Profile
 
 MOST_MESSAGES = 50_000
@@ -138,25 +139,30 @@ def _format_of(request: Mapping[str, Any]) -> object:
 
 
 def with_settings(request: dict[str, Any], text: TextSettings, profile: Profile) -> dict[str, Any]:
-    """What the configuration adds where the client is silent: the thinking switch and the model card's sampling."""
+    """With what the configuration adds where the client is silent: the thinking switch, the model card's sampling, and
+    the wish for usage.  Each as `Added`, so that a server that refuses it can be asked without."""
     thinking = {"on": True, "off": False, "client": None}[text.thinking]
-    added: dict[str, Any] = {}
+    ours: dict[str, Any] = {}
     if thinking is not None:
-        for name, value in profile.thinking[thinking].items():
-            given = request.get(name)
-            added[name] = (
-                {**value, **given}
-                if isinstance(value, dict) and isinstance(given, dict)
-                else value
-                if given is None
-                else given
-            )
+        ours |= profile.thinking[thinking]
     if text.sampling == "preset":
-        preset = SAMPLING[thinking is not False]
-        added |= {name: value for name, value in preset.items() if request.get(name) is None}
+        ours |= SAMPLING[thinking is not False]
+    completed = {**request, **{name: _completed(request.get(name), value) for name, value in ours.items()}}
     if request.get("stream") and profile.stream_options:
-        added["stream_options"] = {**(request.get("stream_options") or {}), "include_usage": True}
-    return {**request, **added}
+        options = request.get("stream_options")
+        if not (options and options.get("include_usage")):  # a `false` is about what the client is shown
+            wish = {"include_usage": True}
+            completed["stream_options"] = {**options, "include_usage": Added(True)} if options else Added(wish)
+    return completed
+
+
+def _completed(given: Any, ours: Any) -> Any:
+    """The client's word, with ours where it says nothing."""
+    if given is None:
+        return Added(ours)
+    if isinstance(given, dict) and isinstance(ours, dict):
+        return {**{name: Added(value) for name, value in ours.items() if name not in given}, **given}
+    return given
 
 
 def last_words(messages: list[Any]) -> str:

@@ -28,7 +28,7 @@ from router.protocol.events import (
 )
 from router.protocol.exchange import Exchange
 from router.protocol.parts import Part
-from router.upstream import Upstream
+from router.upstream import UNREACHED, Upstream
 from tools.toolbox import Toolbox
 
 RETRY_SECONDS = 0.1
@@ -143,7 +143,7 @@ class Relay:
         """How long to wait before asking again; `None`: do not."""
         if self._exchange.heard:
             return None
-        if error.code in ("upstream_unreachable", "upstream_reset"):
+        if error.code in UNREACHED:
             return RETRY_SECONDS
         if self._exchange.turns > 1 and error.retry_after is not None and error.retry_after <= PATIENCE_SECONDS:
             return error.retry_after  # on the first turn the client is told and decides; now it cannot be any more
@@ -158,17 +158,20 @@ class Relay:
                 self._upstream.complete(self._path, request, self._headers) as answer,
             ):
                 reader = self._reader(answer.content_type)
-                async for data in answer.chunks:
+                try:
+                    async for data in answer.chunks:
+                        silence.pause()
+                        if end := await self._pass_on(reader.feed(data)):
+                            return end
+                        if reader.clean:
+                            silence.listen(AFTER_DONE_SECONDS)
+                        else:
+                            silence.listen(AFTER_FINISH_SECONDS if exchange.finished else self._idle_seconds)
                     silence.pause()
-                    if end := await self._pass_on(reader.feed(data)):
+                    if end := await self._pass_on(reader.close()):
                         return end
-                    if reader.clean:
-                        silence.listen(AFTER_DONE_SECONDS)
-                    else:
-                        silence.listen(AFTER_FINISH_SECONDS if exchange.finished else self._idle_seconds)
-                silence.pause()
-                if end := await self._pass_on(reader.close()):
-                    return end
+                finally:
+                    self._upstream.heard(answer.headers, reader.first)
         except UpstreamError:
             # Out here, because only on the way out do a broken connection and silence become one of these.
             if reader is None or not reader.clean:

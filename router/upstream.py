@@ -14,9 +14,12 @@ from typing import Any
 import httpx
 import orjson
 
-from router.breaker import Breaker
+from cache.breaker import Breaker
 from router.errors import UpstreamBroken, UpstreamError, UpstreamRefused
 from router.http_client import BROKEN
+from router.protocol.added import added_to, as_sent
+from router.protocol.profiles import PROFILES, recognise_answer
+from router.protocol.refusals import REFUSING, complaint, refused_fields, refused_in_messages
 
 _MOST_ERROR_BYTES = 64 * 1024
 """An error body beyond this is a web page, not an explanation."""
@@ -33,6 +36,12 @@ _BROKEN_LIST = frozenset({405, 500, 501})
 machine has no model cache.  It works for whoever knows the model's id.  Not 404, which most often means a wrong base
 URL, and not 502 to 504, which mean that nobody is there."""
 
+_THOUGHTS = frozenset(name for profile in PROFILES.values() for name in profile.history_reasoning)
+"""The fields in which thoughts go back to servers."""
+
+UNREACHED = frozenset({"upstream_unreachable", "upstream_reset"})
+"""Codes of errors that say that nobody has answered."""
+
 _PLAIN_CODE = re.compile(r"[\w.-]{1,64}")
 _LONG_BASE64 = re.compile(r"[A-Za-z0-9+/]{256,}={0,2}")
 
@@ -42,6 +51,7 @@ class Answer:
     """An upstream that has begun to answer with 2xx."""
 
     content_type: str
+    headers: Mapping[str, str]
     chunks: AsyncIterable[bytes]
     """The body as the network cuts it."""
 
@@ -58,7 +68,7 @@ class Listing:
 
 
 class Upstream:
-    """One server and the model on it."""
+    """One server and the model on it, with what was learnt of it since the process began."""
 
     def __init__(self, client: httpx.AsyncClient, *, base_url: str, model: str | None, api_key: str) -> None:
         self._client = client
@@ -66,6 +76,12 @@ class Upstream:
         self._model = model
         self._api_key = api_key
         self._listing: Listing | None = None
+        self.refused: frozenset[str] = frozenset()
+        """Fields that we added to a request and that it does not take.  There are not many that we could add."""
+        self.refused_thoughts: frozenset[str] = frozenset()
+        """Fields of an assistant message in which it does not take thoughts back."""
+        self.engine = "auto"
+        """Which one it is by the signs of its answers."""
         self.breaker = Breaker(time.monotonic)
 
     @property
@@ -89,11 +105,20 @@ class Upstream:
     async def listing(self, *, fresh: bool = False) -> Listing:
         """What the server says of itself and its models; kept from the first time on unless `fresh`.
 
-        Raises `UpstreamError`.
+        A list of nothing is not kept: the server may have a better one later.  Nor is the one that stands for it where
+        the server has no list at all and we know the model's id.  Raises `UpstreamError`.
         """
-        if self._listing is None or fresh:
-            self._listing = await self._ask_for_models()
-        return self._listing
+        if self._listing is not None and not fresh:
+            return self._listing
+        listing = await self._ask_for_models()
+        if listing.ids:
+            self._listing = listing
+        return listing
+
+    def heard(self, headers: Mapping[str, str], first: Mapping[str, Any]) -> None:
+        """An answer came.  Until the server is known by one, each is looked at for what only one engine says."""
+        if self.engine == "auto":
+            self.engine = recognise_answer(headers, first)
 
     async def _ask_for_models(self) -> Listing:
         try:
@@ -122,9 +147,29 @@ class Upstream:
         """Post `request`, yield the answer once its headers are here, close the connection on the way out however that
         happens.
 
+        A server that refuses something that we added is asked once more without, and never again with it.
+
         Raises `UpstreamRefused` for 4xx, `UpstreamBroken` otherwise; so does what breaks while `chunks` is read.
         """
-        body = orjson.dumps({**request, "model": await self.model()})
+        ours = added_to(request) - self.refused
+        try:
+            response = await self._answered(path, request, headers)
+        except UpstreamRefused:
+            if not ours & self.refused:
+                raise
+            response = await self._answered(path, request, headers)
+        try:
+            yield Answer(response.headers.get("content-type", ""), response.headers, _stream(response))
+        except BROKEN:
+            raise UpstreamBroken(
+                "the connection to the text model's server broke in the middle of its answer", code="upstream_reset"
+            ) from None
+        finally:
+            await response.aclose()
+
+    async def _answered(self, path: str, request: Mapping[str, Any], headers: Mapping[str, str]) -> httpx.Response:
+        """The server's answer, its body still to come.  A refusal is learnt from and raised."""
+        body = orjson.dumps({**as_sent(request, self.refused), "model": await self.model()})
         # Not by the client's `build_request`: it adds defaults that we replace, and the cookies of earlier answers.
         outgoing = httpx.Request(
             "POST",
@@ -135,16 +180,17 @@ class Upstream:
         )
         del body
         response = await self._send(outgoing)
+        if response.status_code < 400:
+            return response
         try:
-            if response.status_code >= 400:
-                raise self._refusal(response.status_code, response.headers, await _error_body(response))
-            yield Answer(response.headers.get("content-type", ""), _stream(response))
-        except BROKEN:
-            raise UpstreamBroken(
-                "the connection to the text model's server broke in the middle of its answer", code="upstream_reset"
-            ) from None
+            words = await _error_body(response)
         finally:
             await response.aclose()
+        if response.status_code in REFUSING:
+            said = complaint(words)
+            self.refused |= refused_fields(said, added_to(request))
+            self.refused_thoughts |= refused_in_messages(said, _THOUGHTS, at_top=request.keys())
+        raise self._refusal(response.status_code, response.headers, words)
 
     async def _send(self, outgoing: httpx.Request) -> httpx.Response:
         """Past the breaker, which learns from it: a server that cannot be had, or says itself that it is not there."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, get_args
 
+import orjson
 import pytest
 
 from router.chat_request import with_settings
 from router.config import TextSettings
 from router.config.options import Engine
+from router.protocol.added import as_sent
 from router.protocol.history import fit
-from router.protocol.openai_chat import OpenAIChat
-from router.protocol.profiles import PROFILES, recognise
+from router.protocol.openai_chat import ChunkReader, CompletionReader, OpenAIChat
+from router.protocol.parts import ErrorFrame, Finish, Part
+from router.protocol.profiles import _SIGNS, PROFILES, recognise, recognise_answer
 from router.protocol.turn import CallInTurn, Turn
 
 
@@ -74,14 +78,14 @@ EFFORT: tuple[dict[str, Any], ...] = ({}, {"reasoning_effort": "none"})
 def test_thinking_is_switched_with_the_engines_own_fields(engine: str, switch: tuple[dict[str, Any], ...]) -> None:
     on = TextSettings(name="m", base_url="http://127.0.0.1:1/v1", thinking="on")
     off = TextSettings(name="m", base_url="http://127.0.0.1:1/v1", thinking="off")
-    assert with_settings({}, on, PROFILES[engine]) == switch[0]
-    assert with_settings({}, off, PROFILES[engine]) == switch[1]
+    assert as_sent(with_settings({}, on, PROFILES[engine])) == switch[0]
+    assert as_sent(with_settings({}, off, PROFILES[engine])) == switch[1]
 
 
 @pytest.mark.parametrize(("thinking", "temperature", "top_p"), [("on", 1.0, 0.95), ("off", 0.7, 0.8)])
 def test_the_preset_is_what_the_model_card_says(thinking: Any, temperature: float, top_p: float) -> None:
     text = TextSettings(name="m", base_url="http://127.0.0.1:1/v1", thinking=thinking, sampling="preset")
-    assert with_settings({}, text, PROFILES["qwencloud"]) == {
+    assert as_sent(with_settings({}, text, PROFILES["qwencloud"])) == {
         "enable_thinking": thinking == "on",
         "temperature": temperature,
         "top_p": top_p,
@@ -162,3 +166,107 @@ def test_only_z_ai_is_spared_what_it_refuses() -> None:
         assert ("stream_options" in with_settings({"stream": True}, text, profile)) == (engine != "zai")
     assert request_as_sent("zai", tool_choice="auto")["tool_choice"] == "auto"
     assert request_as_sent("zai", max_tokens=7, max_completion_tokens=50)["max_tokens"] == 7
+
+
+# Signs in answers
+
+
+def recorded(name: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """The headers and the first object of a recorded answer."""
+    raw = (Path(__file__).parent / "transcripts" / name).read_bytes().split(b"\n", 2)[2]
+    head, body = raw.split(b"\r\n\r\n", 1)
+    pairs = [line.partition(": ") for line in head.decode().split("\r\n")[1:]]
+    first = next(line for line in body.splitlines() if line.strip()).removeprefix(b"data: ")
+    return {name.lower(): value for name, _, value in pairs}, orjson.loads(first)
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        ("vllm/plain_stream.txt", "vllm"),
+        ("vllm/plain_nonstream.txt", "vllm"),
+        ("llamacpp/plain_stream.txt", "llamacpp"),
+        ("llamacpp/plain_nonstream.txt", "llamacpp"),
+        ("hf/plain_stream.txt", "auto"),
+        ("hf/plain_nonstream.txt", "auto"),
+        ("llama-cpp-python/plain_stream.txt", "auto"),
+        ("llama-cpp-python/plain_stream_usage.txt", "auto"),
+    ],
+)
+def test_real_servers_are_recognised_by_their_answers(name: str, engine: str) -> None:
+    headers, first = recorded(name)
+    assert recognise_answer(headers, first) == engine
+
+
+def test_llama_cpp_is_recognised_behind_a_gateway_that_takes_its_name_off() -> None:
+    _, streamed = recorded("llamacpp/plain_stream.txt")
+    assert recognise_answer({"server": "nginx"}, streamed) == "llamacpp"
+    _, whole = recorded("llamacpp/plain_nonstream.txt")
+    assert recognise_answer({}, {"timings": whole["timings"]}) == "llamacpp"
+
+
+@pytest.mark.parametrize(
+    ("headers", "first", "engine"),
+    [
+        ({}, {"system_fingerprint": "fp_ollama"}, "ollama"),
+        ({}, {"id": "7f3a", "choices": [{"index": 0, "delta": {}, "matched_stop": None}]}, "sglang"),
+        ({}, {"id": "gen-1757-x", "provider": "DeepInfra"}, "openrouter"),
+        ({}, {"id": "gen-1757-x"}, "auto"),
+        ({}, {"system_fingerprint": "fp_3a5770e1b4_prod0225"}, "deepseek"),
+        ({}, {"system_fingerprint": "fp_3a5770e1b4"}, "auto"),
+        ({"openai-version": "2020-10-01", "openai-organization": "user-x"}, {"id": "chatcmpl-x"}, "openai"),
+        ({"openai-processing-ms": "13"}, {"id": "chatcmpl-x"}, "auto"),
+        ({}, {"id": "chatcmpl-x", "x_groq": {"id": "req_1"}}, "openai"),
+        ({}, {"x_groq": None, "timings": None, "choices": [3], "system_fingerprint": None}, "auto"),
+        # Fields that engines share tell nothing.
+        ({}, {"choices": [{"delta": {"reasoning": "Hm", "reasoning_content": "Hm"}}]}, "auto"),
+        ({}, {"choices": None}, "auto"),
+        ({}, {}, "auto"),
+    ],
+)
+def test_only_what_one_engine_alone_says_is_a_sign(headers: Any, first: Any, engine: str) -> None:
+    assert recognise_answer(headers, first) == engine
+
+
+def test_every_sign_leads_to_a_profile() -> None:
+    assert {engine for engine, _ in _SIGNS} <= PROFILES.keys()
+
+
+# Finish reasons
+
+
+def ended(reason: str) -> list[Part]:
+    """What a chunk with this finish reason says, streamed; a whole answer must say the same."""
+    choice = {"index": 0, "delta": {}, "finish_reason": reason}
+    streamed = ChunkReader(str).feed(b"data: " + orjson.dumps({"id": "x", "choices": [choice]}) + b"\n\n")
+    reader = CompletionReader(str)
+    reader.feed(orjson.dumps({"id": "x", "choices": [{"message": {}, "finish_reason": reason}]}))
+    assert list(reader.close()) == list(streamed)
+    return list(streamed)[1:]
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("sensitive", "content_filter"),
+        ("model_context_window_exceeded", "length"),
+        ("stop", "stop"),
+        ("tool_calls", "tool_calls"),
+        ("abort", "abort"),
+    ],
+)
+def test_finish_reasons_are_told_in_the_clients_words(reason: str, told: str) -> None:
+    assert ended(reason) == [Finish(told)]
+
+
+@pytest.mark.parametrize("reason", ["network_error", "insufficient_system_resource"])
+def test_a_finish_reason_of_a_broken_answer_breaks_the_stream(reason: str) -> None:
+    assert ended(reason) == [ErrorFrame(f"the text model's server broke its answer off ({reason})")]
+
+
+def test_fields_that_a_server_refused_hold_no_thoughts_any_more() -> None:
+    vllm, deepseek = PROFILES["vllm"], PROFILES["deepseek"]
+    assert vllm.without_thoughts_in(set()) is vllm
+    assert vllm.without_thoughts_in({"reasoning_content", "other"}).history_reasoning == ("reasoning",)
+    assert not deepseek.without_thoughts_in({"reasoning_content"}).empty_reasoning
+    assert deepseek.without_thoughts_in({"reasoning"}).empty_reasoning

@@ -6,9 +6,9 @@ One dialect serves an exchange on both sides, towards the client and towards the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
-from router.errors import ChiasmError
+from router.errors import ChiasmError, UpstreamError
 from router.protocol.parts import Part
 from router.protocol.turn import Turn
 from tools.call import ToolResult
@@ -19,6 +19,9 @@ class Reader(Protocol):
 
     clean: bool
     """Whether the completion said itself that it is over."""
+
+    first: Mapping[str, Any]
+    """The first object that the server sent, with all that it says of itself there; empty until then."""
 
     def feed(self, data: bytes) -> Sequence[Part]:
         """Bytes of the answer's body, cut anywhere; answers what they said."""
@@ -51,6 +54,10 @@ class Dialect(Protocol):
 
         The tokens it used are taken off the client's limit; `None` where nothing worth saying fits into what is left.
         """
+
+    def yielding(self, error: UpstreamError) -> Self | None:
+        """The dialect for a server that refused a follow-up with these words, if it is what we put into the messages of
+        the brain that it does not take; `None` otherwise."""
 
     def whole(self, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """`request`, answered in one piece instead of as a stream; `None` if it is so already."""

@@ -38,6 +38,13 @@ template, which renders tools first.
 
 A turn that ends well and says nothing at all is asked again once, not streamed: some parsers lose a whole call.
 
+A follow-up that is refused before its first word, for something that we put into it, is asked once more with less: too
+long a prompt with the looks cut short, thoughts that the server does not take back without them.
+
+*Reasoning details* (`reasoning_details.py`) are a turn's thoughts in a form made for sending back.  While our tools are
+on offer they wait for the end of the turn: those of a turn with calls of ours go back to the brain only, because they
+name those calls, and because in the client's history they would be signed thoughts to a message that is not there.
+
 Nothing here waits, and nothing knows of time, sockets or bytes.
 """
 
@@ -64,8 +71,13 @@ from router.protocol.events import (
     UpstreamEnded,
     UpstreamFailed,
 )
+from router.protocol.follow_up import FollowUp
+from router.protocol.lost_call import may_have_lost_a_call
 from router.protocol.own_tools import OwnTools
 from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Reasoning, Text, ToolArgs, ToolStart, Usage
+from router.protocol.reasoning_details import FIELD as DETAILS
+from router.protocol.reasoning_details import fragments
+from router.protocol.refusals import REFUSING, too_long
 from router.protocol.rescue import TextGate
 from router.protocol.turn import CallInTurn, Turn
 from tools.call import ToolResult, VisionUsage
@@ -157,6 +169,8 @@ class Exchange:
         """Whether a turn that said nothing was asked again already; once is enough."""
         self._turn = Turn(0)
         self._past: list[Turn] = []
+        self._following: FollowUp | None = None
+        """How the current turn was put together, where it is a follow-up."""
         self._vision = looked
         self._late_thoughts = late_thoughts
         self._client_call: CallInTurn | None = None
@@ -225,12 +239,8 @@ class Exchange:
                 self._turn.heard = True
                 self._turn.usage = event
                 return []
-            case Opaque(delta, choice):
-                self._turn.heard = True
-                if self._own.names and "function_call" in delta:
-                    return []  # the old form of a call, which some servers send beside the new one: it names our tool
-                # Another choice has a stream of its own (`n` > 1, where no tool of ours is offered).
-                return [SendPart(event)] if choice is not None or not self._turn.calls else []
+            case Opaque():
+                return self._opaque(event)
             case ErrorFrame(message, code):
                 return self._failed(self._told(message, code))
             case UpstreamFailed(error):
@@ -273,6 +283,21 @@ class Exchange:
             return []
         return [SendPart(part if text is part.text else replace(part, text=text))]
 
+    def _opaque(self, part: Opaque) -> list[Action]:
+        turn = self._turn
+        turn.heard = True
+        if part.choice is not None:  # it has a stream of its own (`n` > 1, where no tool of ours is offered)
+            return [SendPart(part)]
+        turn.detail_pieces += fragments(part.delta)
+        if self._own.names and "function_call" in part.delta:
+            return []  # the old form of a call, which some servers send beside the new one: it names our tool
+        held = {DETAILS} if self._own.names else set()
+        late = part.delta.keys() - {DETAILS} if turn.calls else set()  # as words are, behind a call
+        shown = {name: value for name, value in part.delta.items() if name not in held | late}
+        if not shown:
+            return []
+        return [SendPart(part if len(shown) == len(part.delta) else Opaque(shown))]
+
     def _interrupted(self) -> list[Action]:
         thoughts, words = self._thought_gate.interrupt(), self._word_gate.interrupt()
         return self._given_back(thoughts, words)
@@ -306,7 +331,7 @@ class Exchange:
         turn.heard = True
         interrupted = self._interrupted()
         own = self._own.claim(part.name)
-        call = CallInTurn(part.slot, part.id, own or part.name, own is not None)
+        call = CallInTurn(part.slot, part.id, own or part.name, own is not None, extra=part.extra)
         turn.calls[part.slot] = call
         self._words.cut()
         self._thoughts.cut()
@@ -333,7 +358,7 @@ class Exchange:
 
     def _begin_client_call(self, call: CallInTurn) -> list[Action]:
         """The client's numbers count from 0 in order of appearance, whatever the server's were."""
-        actions: list[Action] = [SendPart(ToolStart(self._client_calls, call.id, call.name))]
+        actions: list[Action] = [SendPart(ToolStart(self._client_calls, call.id, call.name, call.extra))]
         if call.pieces:
             actions.append(SendPart(ToolArgs(self._client_calls, call.arguments)))
         self._client_call = call
@@ -373,19 +398,19 @@ class Exchange:
             self._asked_again = True
             self._past.append(turn)
             return [self._open(again, follows=self._request)]
-        return [*self._remaining_client_calls(), *self._last_words(), self._complete(self._reason())]
+        return [
+            *self._remaining_client_calls(),
+            *self._held_details(),
+            *self._last_words(),
+            self._complete(self._reason()),
+        ]
 
     def _said_nothing(self) -> bool:
-        """A turn that ends well and says nothing, with our tools on offer, has most likely lost a call: streaming
-        parsers of vLLM up to 0.22 drop one that arrives in a single piece; its whole-answer parser finds it."""
-        turn = self._turn
         return (
             bool(self._own.names)
             and not self._asked_again
-            and not turn.calls
-            and not turn.content.strip()
-            and turn.finish in ("stop", "tool_calls")
-            and turn.number < self._max_turns
+            and self._turn.number < self._max_turns
+            and may_have_lost_a_call(self._turn)
         )
 
     def _mixed_turn(self, owned: tuple[CallInTurn, ...], of_client: tuple[CallInTurn, ...]) -> list[Action]:
@@ -408,6 +433,12 @@ class Exchange:
         while self._waiting:
             actions += self._begin_client_call(self._waiting.popleft())
         return actions
+
+    def _held_details(self) -> list[Action]:
+        turn = self._turn
+        if not self._own.names or turn.owned or not turn.detail_pieces:
+            return []
+        return [SendPart(Opaque({DETAILS: turn.details}))]
 
     def _last_words(self) -> list[Action]:
         if self._client_call is not None:
@@ -454,21 +485,48 @@ class Exchange:
         if owned and whole and not self._turn.of_client and isinstance(error, UpstreamBroken):
             # vLLM up to 0.16 fails in the finish chunk, after correct arguments
             return self._upstream_ended(clean=True)
+        if again := self._asked_with_less(error):
+            return again
         self._state = State.DONE
         return [Fail(error)]
+
+    def _asked_with_less(self, error: UpstreamError) -> list[Action]:
+        """Once for each follow-up.  The refused one has said nothing and counts as if it had not been."""
+        following, self._following = self._following, None
+        if following is None or self._turn.heard or not isinstance(error, UpstreamRefused):
+            return []
+        if error.status not in REFUSING:
+            return []
+        if (dialect := self._dialect.yielding(error)) is not None:
+            self._dialect = dialect
+            smaller: FollowUp | None = following
+        else:
+            smaller = following.shortened() if too_long(f"{error.code} {error.message}") else None
+        if smaller is None:
+            return []
+        self._turn = self._past.pop()
+        actions = self._follow_up(smaller)
+        self._following = None
+        return actions
 
     # What follows
 
     def _tools_completed(self, results: tuple[ToolResult, ...]) -> list[Action]:
         for result in results:
             self._vision += result.usage
+        return self._follow_up(FollowUp(self._request, self._turn, results))
+
+    def _follow_up(self, following: FollowUp) -> list[Action]:
+        results = following.results
         if self._turn.number + 1 == self._max_turns:
             results = (*results[:-1], replace(results[-1], text=results[-1].text + LAST_TURN_NOTE))
-        request = self._dialect.follow_up(self._request, self._turn, results)
+        request = self._dialect.follow_up(following.before, following.turn, results)
         if request is None:
             return [*self._last_words(), self._complete("length")]
-        self._past.append(self._turn)
-        return [self._open(request)]
+        self._past.append(following.turn)
+        opened = self._open(request)
+        self._following = following
+        return [opened]
 
     def _open(self, request: Mapping[str, Any], *, follows: Mapping[str, Any] | None = None) -> OpenUpstream:
         """`follows`: the request that later turns build upon, where that is not `request` itself."""
@@ -479,5 +537,6 @@ class Exchange:
             self._thought_gate = TextGate(self._own.names)
         self._request = request if follows is None else follows
         self._turn = Turn(self._turn.number + 1)
+        self._following = None
         self._state = State.STREAMING
         return OpenUpstream(request)

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
 import orjson
 
-from router.errors import ChiasmError
+from router.errors import ChiasmError, UpstreamError
 from router.protocol.mended import mended
 from router.protocol.parts import (
     ErrorFrame,
@@ -36,7 +36,10 @@ from router.protocol.parts import (
     ToolStart,
     Usage,
 )
-from router.protocol.profiles import Profile
+from router.protocol.profiles import BROKEN_FINISHES, FINISH_REASONS, Profile
+from router.protocol.reasoning_details import FIELD as DETAILS
+from router.protocol.reasoning_details import fragments
+from router.protocol.refusals import refused_in_messages
 from router.protocol.sse import EventTooLarge, SSEDecoder, comment, data_event
 from router.protocol.turn import Turn, is_object
 from tools.call import ToolResult
@@ -50,6 +53,7 @@ LEAST_TOKENS = 16
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
 _KNOWN_DELTA = frozenset({"role", "content", "reasoning", "reasoning_content", "tool_calls"})
+_KNOWN_CALL = frozenset({"index", "id", "type", "function"})
 _NO_WORDS = "the text model's server reported an error and gave no words for it"
 _KEPT_ENVELOPE = ("system_fingerprint", "service_tier", "provider")
 
@@ -110,7 +114,8 @@ class _Calls:
             call.pieces.append(arguments)
         if name and not call.name:
             call.name = name
-            yield ToolStart(call.slot, call.id if self._by_id.get(call.id) is call else self._mint_id(), name)
+            id_ = call.id if self._by_id.get(call.id) is call else self._mint_id()
+            yield ToolStart(call.slot, id_, name, _extra(raw) if not raw.keys() <= _KNOWN_CALL else {})
             if call.pieces:
                 yield ToolArgs(call.slot, "".join(call.pieces))
         elif arguments and call.name:
@@ -162,9 +167,9 @@ class ChunkReader:
 
     def __init__(self, mint_id: Callable[[], str]) -> None:
         self.clean = False
+        self.first: Mapping[str, Any] = {}
         self._decoder = SSEDecoder()
         self._calls = _Calls(mint_id)
-        self._head_seen = False
 
     def feed(self, data: bytes) -> Sequence[Part]:
         try:
@@ -206,8 +211,8 @@ class ChunkReader:
         if chunk.get("error"):
             parts.append(_error_frame(chunk["error"]))
             return
-        if not self._head_seen:
-            self._head_seen = True
+        if not self.first:
+            self.first = chunk or {"choices": None}
             parts.append(_head(chunk))
         choices = chunk.get("choices")
         if isinstance(choices, list):
@@ -249,6 +254,7 @@ class CompletionReader:
         self.clean = False
         self.raw: dict[str, Any] = {}
         """The object itself, for the fields that we do not understand."""
+        self.first: Mapping[str, Any] = {}
         self._body = bytearray()
         self._calls = _Calls(mint_id)
 
@@ -270,7 +276,7 @@ class CompletionReader:
         message = first.get("message") if isinstance(first, dict) else None
         if not isinstance(first, dict) or not isinstance(message, dict):
             return [ErrorFrame("the text model's server answered without a choice")]
-        self.raw = raw
+        self.raw = self.first = raw
         self.clean = True
         parts: list[Part] = [_head(raw)]
         if reasoning := _text(message.get("reasoning_content")) or _text(message.get("reasoning")):
@@ -279,6 +285,8 @@ class CompletionReader:
             parts.append(Text(content))
         for index, call in enumerate(_tool_calls(message)):
             parts.extend(self._calls.fragment({**call, "index": index}))
+        if details := fragments(message):
+            parts.append(Opaque({DETAILS: details}))
         parts.extend(_finish(first))
         if isinstance(raw.get("usage"), dict):
             parts.append(Usage(raw["usage"]))
@@ -304,10 +312,17 @@ def _tool_calls(said: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _finish(choice: Mapping[str, Any]) -> Iterable[Part]:
     reason = choice.get("finish_reason")
-    if reason == "error":
-        yield ErrorFrame(_NO_WORDS)
-    elif isinstance(reason, str) and reason:
-        yield Finish(reason)
+    if not isinstance(reason, str) or not reason:
+        return
+    if reason in BROKEN_FINISHES:
+        words = _NO_WORDS if reason == "error" else f"the text model's server broke its answer off ({reason})"
+        yield ErrorFrame(words)
+    else:
+        yield Finish(FINISH_REASONS.get(reason, reason))
+
+
+def _extra(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in raw.items() if key not in _KNOWN_CALL and value is not None}
 
 
 def _error_frame(error: object) -> ErrorFrame:
@@ -390,8 +405,9 @@ class ChunkWriter:
             case Reasoning(text, logprobs):
                 value = orjson.dumps(text)
                 return self._delta(b",".join([name + b":" + value for name in self._reasoning_fields]), logprobs)
-            case ToolStart(slot, id_, name):
-                call = {"index": slot, "id": id_, "type": "function", "function": {"name": name, "arguments": ""}}
+            case ToolStart(slot, id_, name, extra):
+                function = {"name": name, "arguments": ""}
+                call = {"index": slot, "id": id_, "type": "function", "function": function, **extra}
                 return self._delta(b'"tool_calls":' + orjson.dumps([call]))
             case ToolArgs(slot, text):
                 return self._delta(b'"tool_calls":' + orjson.dumps([{"index": slot, "function": {"arguments": text}}]))
@@ -477,6 +493,7 @@ class CompletionWriter:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[dict[str, Any]] = []
+        self._details: list[Any] = []
 
     def write(self, part: Part) -> bytes:
         match part:
@@ -484,13 +501,16 @@ class CompletionWriter:
                 self._text.append(text)
             case Reasoning(text):
                 self._reasoning.append(text)
-            case ToolStart(_, id_, name):
-                self._calls.append({"id": id_, "type": "function", "function": {"name": name, "arguments": ""}})
+            case ToolStart(_, id_, name, extra):
+                function = {"name": name, "arguments": ""}
+                self._calls.append({"id": id_, "type": "function", "function": function, **extra})
             case ToolArgs(slot, text):
                 self._calls[slot]["function"]["arguments"] += text
             case Head():
                 self._head = part
-            case Opaque() | Finish() | Usage() | ErrorFrame():
+            case Opaque(delta):
+                self._details += fragments(delta)
+            case Finish() | Usage() | ErrorFrame():
                 pass
             case _:
                 assert_never(part)
@@ -506,11 +526,13 @@ class CompletionWriter:
         text, reasoning = "".join(self._text), "".join(self._reasoning)
         if "tool_calls" in message:
             message.pop("function_call", None)  # llama-cpp-python says every call in both ways
-        for name in ("reasoning", "reasoning_content", "tool_calls"):
+        for name in ("reasoning", "reasoning_content", DETAILS, "tool_calls"):
             message.pop(name, None)
         message |= {"role": "assistant", "content": text or (None if self._calls else "")}
         if reasoning:
             message |= dict.fromkeys(self._reasoning_fields, reasoning)
+        if self._details:
+            message[DETAILS] = self._details
         if self._calls:
             message["tool_calls"] = self._calls
         choices[0] |= {"index": 0, "message": message, "finish_reason": reason}
@@ -560,12 +582,15 @@ class OpenAIChat:
         reasoning = turn.reasoning
         if reasoning or (self.profile.empty_reasoning and turn.calls):
             message |= dict.fromkeys(self.profile.history_reasoning, reasoning)
+        if turn.detail_pieces:
+            message[DETAILS] = turn.details
         if turn.calls:
             message["tool_calls"] = [
                 {
                     "id": call.id,
                     "type": "function",
                     "function": {"name": call.name, "arguments": mended(call.arguments)},
+                    **call.extra,
                 }
                 for call in turn.calls.values()
             ]
@@ -588,6 +613,10 @@ class OpenAIChat:
 
     def added(self, first: Mapping[str, Any], last: Mapping[str, Any]) -> list[dict[str, Any]]:
         return list(last["messages"][len(first["messages"]) :])
+
+    def yielding(self, error: UpstreamError) -> OpenAIChat | None:
+        refused = refused_in_messages(error.message, self.profile.history_reasoning)
+        return replace(self, profile=self.profile.without_thoughts_in(refused)) if refused else None
 
     def whole(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
         if not request.get("stream"):

@@ -40,6 +40,9 @@ class ToolStart:
     slot: int
     id: str
     name: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the call that we do not understand and the server wants back with it (Gemini's `extra_content` holds
+    a signature without which it refuses the next turn)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ Where a fact comes from stands beside it.  A new engine is a new row here and no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,6 +36,13 @@ class Profile:
 
     thinking: Mapping[bool, Mapping[str, Any]] = field(default_factory=lambda: _TEMPLATE_SWITCH)
     """Request fields that switch thinking on and off."""
+
+    def without_thoughts_in(self, fields: Collection[str]) -> Profile:
+        """The same for a server that was found to refuse these fields in an assistant message."""
+        left = tuple(name for name in self.history_reasoning if name not in fields)
+        if left == self.history_reasoning:
+            return self
+        return replace(self, history_reasoning=left, empty_reasoning=self.empty_reasoning and bool(left))
 
 
 _TEMPLATE_SWITCH: Mapping[bool, Mapping[str, Any]] = {
@@ -136,3 +144,55 @@ def recognise(host: str, owner: str, server: str) -> str:
     if owner in _OWNERS:
         return _OWNERS[owner]
     return "llamacpp" if server.startswith("llama.cpp") else "auto"
+
+
+_SIGNS: tuple[tuple[str, Mapping[str, str]], ...] = (
+    ("llamacpp", {"header server": r"llama\.cpp"}),
+    ("llamacpp", {"system_fingerprint": r"b\d+-[0-9a-f]{7,}"}),  # its build
+    ("llamacpp", {"timings": r"\{.*'predicted_ms'"}),
+    ("ollama", {"system_fingerprint": r"fp_ollama$"}),
+    ("vllm", {"system_fingerprint": r"vllm-\d"}),  # of whole answers; streams tell it at their end
+    ("vllm", {"prompt_token_ids": r"", "prompt_text": r""}),  # there, though null, in the first chunk
+    ("sglang", {"choice matched_stop": r""}),
+    ("openrouter", {"id": r"gen-", "provider": r"\w"}),
+    ("deepseek", {"system_fingerprint": r"fp_[0-9a-f]{10}_prod"}),
+    ("openai", {"header openai-version": r"\d", "header openai-organization": r"\w"}),
+    # Groq refuses what it does not know in a message (`property 'reasoning_content' is unsupported`), as OpenAI may.
+    ("openai", {"x_groq": r"\{"}),
+)
+"""What only this engine's answers hold: the beginning of a header's or a field's value, all of a row.  Which field
+reasoning comes in is none of them: engines share those, and change them from one version to the next."""
+
+
+def recognise_answer(headers: Mapping[str, str], first: Mapping[str, Any]) -> str:
+    """Which engine gave this answer, where its list of models did not tell; "auto" where this does not either.
+
+    `headers`: names in lower case; `first`: the first object of the answer.
+    """
+    choices = first.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    told = {
+        **{f"header {name}": value for name, value in headers.items()},
+        **first,
+        **({f"choice {name}": value for name, value in choice.items()} if isinstance(choice, Mapping) else {}),
+    }
+    for engine, signs in _SIGNS:
+        if all(name in told and re.match(sign, str(told[name])) for name, sign in signs.items()):
+            return engine
+    return "auto"
+
+
+FINISH_REASONS: Mapping[str, str] = {
+    "sensitive": "content_filter",  # GLM
+    "model_context_window_exceeded": "length",  # GLM, Claude behind gateways
+}
+"""Finish reasons that clients do not know, by the one that says the same.  Others pass as they are."""
+
+BROKEN_FINISHES = frozenset(
+    {
+        "error",  # OpenRouter
+        "network_error",  # GLM
+        "insufficient_system_resource",  # DeepSeek
+    }
+)
+"""Finish reasons of an answer that is not whole: to the client, the end of a broken stream."""

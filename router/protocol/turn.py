@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from router.protocol import reasoning_details
 from router.protocol.parts import Usage
 from tools.call import ToolCall
 
@@ -21,6 +22,8 @@ class CallInTurn:
     name: str
     owned: bool
     pieces: list[str] = field(default_factory=list)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """As in `ToolStart`."""
 
     @property
     def arguments(self) -> str:
@@ -40,6 +43,7 @@ class Turn:
     number: int
     content_pieces: list[str] = field(default_factory=list)
     reasoning_pieces: list[str] = field(default_factory=list)
+    detail_pieces: list[Mapping[str, Any]] = field(default_factory=list)
     calls: dict[int, CallInTurn] = field(default_factory=dict)
     finish: str | None = None
     usage: Usage | None = None
@@ -52,6 +56,11 @@ class Turn:
     @property
     def reasoning(self) -> str:
         return "".join(self.reasoning_pieces)
+
+    @property
+    def details(self) -> list[dict[str, Any]]:
+        """The thoughts once more, in the form that the server wants back."""
+        return reasoning_details.joined(self.detail_pieces)
 
     @property
     def owned(self) -> tuple[CallInTurn, ...]:
