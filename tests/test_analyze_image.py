@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping, Sequence
 
 import pytest
 
+from cache.looks import Looks
+from cache.memory import MemoryStore
 from cache.table import ImageRecord
 from tools.analyze_image import AnalyzeImage, definition
 from tools.call import ToolCall, ToolResult, VisionUsage
@@ -23,19 +26,35 @@ class FakeEyes:
     def __init__(self, answer: str = "a cat") -> None:
         self.answer = answer
         self.error: VisionError | None = None
+        self.unknown: VisionError | None = None
+        self.whole = True
+        self.begun = asyncio.Event()
+        self.go_on: asyncio.Event | None = None
+        self.cancelled = 0
         self.queries: list[VisionQuery] = []
         self.looking = 0
         self.most_looking = 0
 
     async def look(self, query: VisionQuery) -> VisionAnswer:
         self.queries.append(query)
+        self.begun.set()
         self.looking += 1
         self.most_looking = max(self.most_looking, self.looking)
-        await asyncio.sleep(0)
-        self.looking -= 1
+        try:
+            await (self.go_on.wait() if self.go_on else asyncio.sleep(0))
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.looking -= 1
         if self.error:
             raise self.error
-        return VisionAnswer(self.answer, VisionUsage(1, 10, 5))
+        return VisionAnswer(self.answer, VisionUsage(1, 10, 5), self.whole)
+
+    async def identity(self) -> str:
+        if self.unknown:
+            raise self.unknown
+        return "fake eyes"
 
     async def ready(self) -> str | None:
         return None
@@ -48,12 +67,14 @@ class FakeImages:
     def __init__(self, *numbers: int, size: tuple[int, int] = (200, 100)) -> None:
         self.table = {n: ImageRecord(n, f"d{n}", "image/png", *size, bytes=3) for n in numbers}
         self.gone: set[int] = set()
+        self.loaded: list[int] = []
         self.looks: list[tuple[list[int], str, str]] = []
 
     def records(self) -> Mapping[int, ImageRecord]:
         return self.table
 
     async def data(self, number: int) -> bytes | None:
+        self.loaded.append(number)
         return None if number in self.gone else b"png%d" % number
 
     async def looked(self, numbers: Sequence[int], task: str, answer: str) -> None:
@@ -190,6 +211,217 @@ async def test_a_look_that_failed_may_be_tried_again() -> None:
     await tool.call(call(image="1", task="t"))
     eyes.error = None
     assert not (await tool.call(call(image="1", task="t"))).failed
+
+
+def memory() -> Looks:
+    return Looks(MemoryStore(max_bytes=2**20))
+
+
+def remembering(looks: Looks, eyes: FakeEyes, images: FakeImages | None = None, tenant: str = "t") -> AnalyzeImage:
+    """The tool of one answer."""
+    return AnalyzeImage(eyes=eyes, images=images or FakeImages(1, 2, 3), looks=looks, tenant=tenant)
+
+
+async def test_the_same_look_in_another_answer_gives_the_same_bytes_and_costs_nothing() -> None:
+    eyes, looks = FakeEyes("a cat\non a mat"), memory()
+    first = await remembering(looks, eyes).call(call(image="1", task="what is it?"))
+    eyes.answer = "a dog"
+    second = await remembering(looks, eyes).call(call(image="#1", task=" what  is it?\n"))
+    assert first.usage == VisionUsage(1, 10, 5)
+    assert second == ToolResult("c1", first.text, VisionUsage(0, 0, 0))
+    assert len(eyes.queries) == 1
+
+
+async def test_without_a_memory_every_answer_looks_for_itself() -> None:
+    eyes = FakeEyes()
+    for _ in range(2):
+        await AnalyzeImage(eyes=eyes, images=FakeImages(1)).call(call(image="1", task="t"))
+    assert len(eyes.queries) == 2
+
+
+async def test_a_remembered_look_needs_no_bytes() -> None:
+    eyes, looks = FakeEyes(), memory()
+    first = await remembering(looks, eyes).call(call(image="1, 2", task="compare"))
+    images = FakeImages(1, 2)
+    images.gone |= {1, 2}
+    second = await remembering(looks, eyes, images).call(call(image="1, 2", task="compare"))
+    assert second.text == first.text
+    assert not second.failed
+    assert images.loaded == []
+
+
+async def test_a_remembered_look_is_noted_with_the_images_like_any_other() -> None:
+    looks, images = memory(), FakeImages(1)
+    await remembering(looks, FakeEyes()).call(call(image="1", task="t"))
+    await remembering(looks, FakeEyes(), images).call(call(image="1", task="t"))
+    assert images.looks == [([1], "t", "a cat")]
+
+
+async def test_a_remembered_look_asked_again_in_the_same_answer_says_so() -> None:
+    eyes, looks = FakeEyes(), memory()
+    first = await remembering(looks, eyes).call(call(image="1", task="t"))
+    tool = remembering(looks, eyes)
+    assert (await tool.call(call(image="1", task="t"))).text == first.text
+    again = await tool.call(call(image="1", task="t"))
+    assert again.text.startswith(first.text)
+    assert "before" in again.text
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"image": "2"},
+        {"image": "1, 2"},
+        {"task": "T"},
+        {"context": "a zoo"},
+        {"region": "0,0,10,10"},
+    ],
+    ids=str,
+)
+async def test_another_question_is_looked_at(other: dict[str, str]) -> None:
+    eyes, looks = FakeEyes(), memory()
+    await remembering(looks, eyes).call(call(image="1", task="t"))
+    await remembering(looks, eyes).call(call(**{"image": "1", "task": "t", **other}))
+    assert len(eyes.queries) == 2
+
+
+async def test_the_same_part_is_the_same_however_it_is_written() -> None:
+    eyes, looks = FakeEyes(), memory()
+    for region in ("100,0,100,50", "50%,0%,50%,50%", "x=100 y=0 w=500 h=50"):
+        await remembering(looks, eyes).call(call(image="1", task="t", region=region))
+    assert len(eyes.queries) == 1
+    for whole in ("", "0,0,200,100", "0%,0%,100%,100%"):
+        await remembering(looks, eyes).call(call(image="1", task="t", region=whole))
+    assert len(eyes.queries) == 2
+
+
+async def test_the_same_image_is_the_same_under_another_number_and_keeps_the_number_it_has_here() -> None:
+    eyes, looks = FakeEyes(), memory()
+    await remembering(looks, eyes).call(call(image="1", task="t"))
+    images = FakeImages(7)
+    images.table[7].digest = "d1"
+    result = await remembering(looks, eyes, images).call(call(image="7", task="t"))
+    assert len(eyes.queries) == 1
+    assert "a cat" in result.text
+    assert "image #7" in result.text
+
+
+async def test_another_tenant_looks_for_itself() -> None:
+    eyes, looks = FakeEyes(), memory()
+    for tenant in "ab":
+        await remembering(looks, eyes, tenant=tenant).call(call(image="1", task="t"))
+    assert len(eyes.queries) == 2
+
+
+@pytest.mark.parametrize("end", ["failed", "cut", "blank"])
+async def test_a_look_that_came_to_nothing_whole_is_not_remembered(end: str) -> None:
+    eyes, looks = FakeEyes(), memory()
+    eyes.error = VisionError("declined", retryable=False) if end == "failed" else None
+    eyes.whole = end != "cut"
+    eyes.answer = " \n" if end == "blank" else "a c"
+    await remembering(looks, eyes).call(call(image="1", task="t"))
+    eyes.error, eyes.whole, eyes.answer = None, True, "a cat"
+    again = await remembering(looks, eyes).call(call(image="1", task="t"))
+    assert "> a cat\n" in again.text
+    assert again.usage == VisionUsage(1, 10, 5)
+
+
+async def test_two_answers_that_ask_the_same_at_once_share_one_look_and_one_pays() -> None:
+    eyes, looks = FakeEyes(), memory()
+    images = [FakeImages(1), FakeImages(1)]
+    one, other = await asyncio.gather(
+        *(remembering(looks, eyes, each).call(call(image="1", task="t")) for each in images)
+    )
+    assert len(eyes.queries) == 1
+    assert one.text == other.text
+    assert (one.usage, other.usage) == (VisionUsage(1, 10, 5), VisionUsage())
+    assert images[0].looks == images[1].looks == [([1], "t", "a cat")]
+
+
+async def test_two_processes_that_looked_at_once_tell_the_same() -> None:
+    store = MemoryStore(max_bytes=2**20)
+    calls = [
+        remembering(Looks(store), FakeEyes(answer)).call(call(image="1", task="t")) for answer in ("a cat", "a tom cat")
+    ]
+    one, other = await asyncio.gather(*calls)
+    assert one.text == other.text
+    assert one.usage == other.usage == VisionUsage(1, 10, 5)
+
+
+async def test_eyes_that_do_not_count_their_calls_have_made_one() -> None:
+    class Uncounted(FakeEyes):
+        async def look(self, query: VisionQuery) -> VisionAnswer:
+            return VisionAnswer("a cat", VisionUsage())
+
+    result = await remembering(memory(), Uncounted()).call(call(image="1", task="t"))
+    assert result.usage == VisionUsage(calls=1)
+
+
+async def test_a_failure_is_told_to_all_who_wait_for_it_and_counted_once() -> None:
+    eyes, looks = FakeEyes(), memory()
+    eyes.error = VisionError("busy", retryable=True)
+    results = await asyncio.gather(*(remembering(looks, eyes).call(call(image="1", task="t")) for _ in range(3)))
+    assert len(eyes.queries) == 1
+    assert {result.text for result in results} == {results[0].text}
+    assert all(result.failed for result in results)
+    assert sum((result.usage for result in results), VisionUsage()) == VisionUsage(calls=1)
+
+
+async def test_of_an_image_that_is_gone_each_conversation_is_told_what_it_saw_itself() -> None:
+    looks, mine, yours = memory(), FakeImages(1), FakeImages(1)
+    for images, seen in ((mine, "a red button"), (yours, "a contract")):
+        images.gone.add(1)
+        images.table[1].last_answer = seen
+    results = await asyncio.gather(
+        *(remembering(looks, FakeEyes(), each).call(call(image="1", task="t")) for each in (mine, yours))
+    )
+    assert ["a red button" in result.text for result in results] == [True, False]
+    assert ["a contract" in result.text for result in results] == [False, True]
+    assert all(result.failed and result.usage == VisionUsage() for result in results)
+    assert mine.loaded + yours.loaded == [1], "they shared one look"
+
+
+async def test_a_hang_up_ends_the_look_at_once_where_nobody_else_waits_for_it() -> None:
+    eyes, looks = FakeEyes(), memory()
+    eyes.go_on = asyncio.Event()
+    asking = [asyncio.create_task(remembering(looks, eyes).call(call(image="1", task="t"))) for _ in range(2)]
+    await eyes.begun.wait()
+    asking[0].cancel()
+    await asyncio.wait(asking[:1])
+    assert (eyes.looking, eyes.cancelled) == (1, 0)
+    asking[1].cancel()
+    await asyncio.wait(asking)
+    assert (eyes.looking, eyes.cancelled) == (0, 1)
+
+
+async def test_who_stays_pays_for_the_look_of_one_who_hung_up() -> None:
+    eyes, looks = FakeEyes(), memory()
+    eyes.go_on = asyncio.Event()
+    first, second = (asyncio.create_task(remembering(looks, eyes).call(call(image="1", task="t"))) for _ in range(2))
+    await eyes.begun.wait()
+    first.cancel()
+    eyes.go_on.set()
+    assert (await second).usage == VisionUsage(1, 10, 5)
+    assert first.cancelled()
+
+
+async def test_eyes_that_do_not_know_themselves_yet_are_asked_without_a_memory() -> None:
+    eyes, looks = FakeEyes(), memory()
+    eyes.unknown = VisionError("no list of models", retryable=True)
+    for _ in range(2):
+        assert "a cat" in (await remembering(looks, eyes).call(call(image="1", task="t"))).text
+    assert len(eyes.queries) == 2
+
+
+async def test_nothing_that_was_asked_or_seen_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    eyes, looks = FakeEyes("a secret cat"), memory()
+    eyes.error = VisionError("HTTP 500: secret echo", retryable=True)
+    for _ in range(3):
+        await remembering(looks, eyes).call(call(image="1", task="secret task", context="secret context"))
+        eyes.error = None
+    assert "could not look" in caplog.text
+    assert "secret" not in caplog.text
 
 
 async def test_words_in_a_picture_cannot_leave_their_quotation() -> None:

@@ -3,6 +3,9 @@
 Whatever goes wrong (no such number, bytes gone, eyes out of reach) is said in words that tell the brain what to do;
 the answer goes on.  What the eyes say is quoted, marked as coming from a picture: it is what somebody put into an
 image, not an instruction.
+
+The same look twice within one answer is told so, because a brain that asks again wants something else.  Between
+answers it is told nothing: what was seen once is given again, byte for byte (`tools.look`).
 """
 
 from __future__ import annotations
@@ -10,14 +13,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, assert_never
 
+from cache.looks import Looks
 from cache.table import ImageRecord
 from tools.arguments import as_text, image_numbers, parse_arguments
-from tools.call import ToolCall, ToolResult, VisionUsage
+from tools.call import ToolCall, ToolResult
 from tools.definition import ToolDefinition
-from tools.vision.backend import VisionBackend, VisionError, VisionImage, VisionQuery
+from tools.look import ImageGone, LookFailed, Picture, look
+from tools.vision.backend import VisionAnswer, VisionBackend
 from tools.vision.region import parse_region
 
 log = logging.getLogger("chiasm.tools")
@@ -86,8 +91,8 @@ class Images(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """What makes two looks the same."""
+class _Asked:
+    """What makes two looks of one answer the same."""
 
     numbers: tuple[int, ...]
     task: str
@@ -96,15 +101,27 @@ class _Look:
 
 
 class AnalyzeImage:
-    """For one exchange.  `default_task`: the user's last words, for a call that lost its own."""
+    """For one exchange.  `default_task`: the user's last words, for a call that lost its own.  `looks` remembers what
+    `tenant` was told; without it every look is made."""
 
-    def __init__(self, *, eyes: VisionBackend, images: Images, name: str = NAME, default_task: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        eyes: VisionBackend,
+        images: Images,
+        name: str = NAME,
+        default_task: str = "",
+        looks: Looks | None = None,
+        tenant: str = "",
+    ) -> None:
         self.definition = definition(name)
         self._eyes = eyes
         self._images = images
         self._default_task = default_task
-        self._answers: dict[_Look, str] = {}
-        self._locks: dict[_Look, asyncio.Lock] = {}
+        self._looks = looks
+        self._tenant = tenant
+        self._answers: dict[_Asked, str] = {}
+        self._locks: dict[_Asked, asyncio.Lock] = {}
 
     async def call(self, call: ToolCall) -> ToolResult:
         arguments = parse_arguments(call.arguments)
@@ -118,13 +135,13 @@ class AnalyzeImage:
         )
         if words is not None:
             return ToolResult(call.id, words, failed=True)
-        look = _Look(tuple(numbers), task, as_text(arguments.get("context")), as_text(arguments.get("region")))
-        async with self._locks.setdefault(look, asyncio.Lock()):  # the same look twice in one turn waits for the first
-            if look in self._answers:
-                return ToolResult(call.id, self._answers[look] + _ASKED_BEFORE)
-            result = await self._look(call.id, look, known)
+        asked = _Asked(tuple(numbers), task, as_text(arguments.get("context")), as_text(arguments.get("region")))
+        async with self._locks.setdefault(asked, asyncio.Lock()):  # the same look twice in one turn waits for the first
+            if asked in self._answers:
+                return ToolResult(call.id, self._answers[asked] + _ASKED_BEFORE)
+            result = await self._look(call.id, asked, known)
             if not result.failed:
-                self._answers[look] = result.text
+                self._answers[asked] = result.text
             return result
 
     def _refusal(self, numbers: Sequence[int], known: Mapping[int, ImageRecord]) -> str | None:
@@ -142,30 +159,38 @@ class AnalyzeImage:
                 return f"Image #{number} cannot be looked at: {problem}. Ask the user to send it again if it matters."
         return None
 
-    async def _look(self, call_id: str, look: _Look, known: Mapping[int, ImageRecord]) -> ToolResult:
-        images = []
-        for number in look.numbers:
+    async def _look(self, call_id: str, asked: _Asked, known: Mapping[int, ImageRecord]) -> ToolResult:
+        pictures = []
+        for number in asked.numbers:
             record = known[number]
             try:
-                region = parse_region(look.region, record.width, record.height) if look.region else None
+                region = parse_region(asked.region, record.width, record.height) if asked.region else None
             except ValueError as error:
                 return ToolResult(call_id, f"The region could not be understood: {error}", failed=True)
-            data = await self._images.data(number)
-            if data is None:
-                return ToolResult(call_id, _gone(record), failed=True)
-            images.append(VisionImage(number, data, region))
-        query = VisionQuery(tuple(images), look.task, look.context)
-        try:
-            answer = await self._eyes.look(query)
-        except VisionError as error:
-            # Our own words only: behind the colon stand the server's, which may repeat what it was asked.
-            log.warning("the eyes %r could not look: %s", self._eyes.name, str(error).partition(":")[0])
-            again = " Trying again may help." if error.retryable else ""
-            text = f"{self.definition.name} failed.{again} Do not guess what the image shows. The reason given:"
-            return ToolResult(call_id, f"{text}\n{_lines_quoted(str(error))}", VisionUsage(calls=1), failed=True)
-        await self._images.looked(look.numbers, look.task, answer.text)
-        usage = replace(answer.usage, calls=max(1, answer.usage.calls))
-        return ToolResult(call_id, quoted(look.numbers, answer.text), usage)
+            pictures.append(Picture(record, region))
+        found = await look(
+            self._eyes,
+            pictures,
+            asked.task,
+            asked.context,
+            data=self._images.data,
+            looks=self._looks,
+            tenant=self._tenant,
+        )
+        match found:
+            case ImageGone(number):
+                return ToolResult(call_id, _gone(known[number]), failed=True)
+            case LookFailed(reason, usage):
+                # Our own words only: behind the colon stand the server's, which may repeat what it was asked.
+                log.warning("the eyes %r could not look: %s", self._eyes.name, str(reason).partition(":")[0])
+                again = " Trying again may help." if reason.retryable else ""
+                text = f"{self.definition.name} failed.{again} Do not guess what the image shows. The reason given:"
+                return ToolResult(call_id, f"{text}\n{_lines_quoted(str(reason))}", usage, failed=True)
+            case VisionAnswer(text, usage):
+                await self._images.looked(asked.numbers, asked.task, text)
+                return ToolResult(call_id, quoted(asked.numbers, text), usage)
+            case _:
+                assert_never(found)
 
 
 def quoted(numbers: Sequence[int], text: str) -> str:

@@ -42,6 +42,8 @@ class VisionAnswer:
 
     text: str
     usage: VisionUsage
+    whole: bool = True
+    """It ended by itself.  One that was cut, at a limit or because it began to loop, is told but never remembered."""
 
 
 class VisionError(Exception):
@@ -62,6 +64,13 @@ class VisionBackend(Protocol):
 
     async def look(self, query: VisionQuery) -> VisionAnswer:
         """Answer `query`.  Raises `VisionError` only; cancelling it stops the work at once and frees its place."""
+
+    async def identity(self) -> str:
+        """Everything about these eyes that changes an answer, as opaque text: name, model, settings.
+
+        The same after a restart with the same settings, and never equal for eyes that may see differently.  May ask
+        the server for its model, once; raises `VisionError` where that fails.
+        """
 
     async def ready(self) -> str | None:
         """`None` when usable, else one line that says why not (for /readyz).  Cheap; never sends a picture."""

@@ -15,11 +15,13 @@ waits for that.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -85,6 +87,7 @@ class OcrEyes:
         self._threads = ThreadPoolExecutor(max_concurrency, thread_name_prefix=f"eyes-{name}")
         self._loading = Lock()
         self._engine: Any = None
+        self._identity: str | None = None
 
     def __repr__(self) -> str:
         return f"<OcrEyes {self.name!r}, {'loaded' if self._engine is not None else 'not loaded'}>"
@@ -102,6 +105,14 @@ class OcrEyes:
         except Exception as error:
             raise VisionError(f"Text recognition failed ({type(error).__name__}).", retryable=False) from error
         return VisionAnswer("\n\n".join([_PREAMBLE, *sections]), VisionUsage(calls=1))
+
+    async def identity(self) -> str:
+        """The recogniser with its models, and the sizes at which pictures are searched."""
+        if self._identity is None:
+            models = sorted(path.name for path in _models().values())
+            seen = [LONGEST_SIDE, MOST_PIXELS, WIDEST_RATIO, SHORTEST_SIDE]
+            self._identity = json.dumps([type(self).__name__, self.name, _version(), models, seen])
+        return self._identity
 
     async def ready(self) -> str | None:
         """`None` when the package and its models are installed; nothing is loaded for it."""
@@ -159,6 +170,13 @@ def _models() -> dict[str, Path]:
             raise VisionError("text recognition lacks its models: reinstall rapidocr", retryable=False)
         models[part] = found[0]
     return models
+
+
+def _version() -> str:
+    try:
+        return version("rapidocr")
+    except PackageNotFoundError:  # a copy without its metadata still reads
+        return ""
 
 
 def _open_engine() -> Any:

@@ -17,6 +17,7 @@ address, its key or the picture gets into it.  Four things are tried a second ti
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -157,6 +158,22 @@ class OpenAIEyes:
             # The last resort that makes the promise above true; its text could hold anything, its type cannot.
             raise VisionError(f"Looking failed unexpectedly ({type(error).__name__}).", retryable=False) from error
 
+    async def identity(self) -> str:
+        """Name, model, and what is asked of it.  Where a server stands and what it charges for changes no answer."""
+        try:
+            async with asyncio.timeout(min(READY_SECONDS, self._timeout)):
+                model = self._model or self._listed or await self._first_listed()
+        except VisionError:
+            raise
+        except Exception as error:
+            raise VisionError(f"The vision model is not known ({type(error).__name__}).", retryable=True) from error
+        profile = self._profile
+        seen = [profile.max_pixels, profile.min_side, profile.side_multiple]
+        # Thoughts that used up the budget are followed by an answer without them, so both modes count where one thinks.
+        modes = [dict(profile.answering), dict(profile.thinking) if self._thinking else None]
+        told = [type(self).__name__, self.name, model, self._thinking, self._max_tokens, seen, modes]
+        return json.dumps(told, sort_keys=True)
+
     async def ready(self) -> str | None:
         """`None` when the server answers and has a model, else why not.  Asks for the list of models only."""
         try:
@@ -197,7 +214,8 @@ class OpenAIEyes:
             usage += reply.usage
         if not reply.text:
             raise _nothing_said(reply)
-        return VisionAnswer(_with_notes(reply, notes_for_brain(shown)), usage)
+        whole = not reply.cut and not reply.refusal
+        return VisionAnswer(_with_notes(reply, notes_for_brain(shown)), usage, whole)
 
     async def _prepared(self, image: VisionImage) -> _Picture:
         try:

@@ -1,11 +1,19 @@
-"""What a vision model is told: who is asking, which picture is which, and the task."""
+"""What a vision model is told: who is asking, which picture is which, and the task.
+
+An answer is only worth remembering for the question it was given to, so the wording has a version, `PROMPT_VERSION`.
+Nobody has to raise it: it is the digest of a few questions as they are worded here.  Whoever changes the wording (or
+the order of the parts, or what is left out when) changes what these look like.  Something that can be worded and that
+none of the specimens shows needs one more specimen.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tools.vision.backend import VisionQuery
+from tools.vision.backend import VisionImage, VisionQuery
 from tools.vision.special_tokens import neutralise
 
 SYSTEM = (
@@ -52,3 +60,25 @@ def _named(picture: Shown) -> str:
 def notes_for_brain(shown: Sequence[Shown]) -> list[str]:
     """What was done to the pictures that changes how an answer about them is to be read."""
     return [f"[Image #{picture.number}]: {picture.note}" for picture in shown if picture.note]
+
+
+def _version() -> str:
+    """The digest of everything above, as it comes out for one question of each kind."""
+    whole, noted = Shown(3, 640, 480), Shown(7, 320, 200, "scaled from 3200x2000 to 320x200")
+    special = "<|im_end|> <__media__>"
+    asked = [
+        ([whole], "What is it?", ""),
+        ([whole], f" Read it. {special} ", f" A form. {special} "),
+        ([noted], "", ""),
+        ([whole, noted], "Compare.", "Two forms."),
+    ]
+    worded = [
+        question(VisionQuery(tuple(VisionImage(one.number, b"") for one in shown), task, context), shown)
+        for shown, task, context in asked
+    ]
+    told = [SYSTEM, *worded, *notes_for_brain([whole, noted])]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+PROMPT_VERSION = _version()
+"""Of the wording above; part of what an answer is remembered by."""

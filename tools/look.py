@@ -1,0 +1,128 @@
+"""One look at images of a conversation: remembered where it can be, shared where others ask the same, made where not.
+
+Everything that has the eyes look goes through here, so that the same question is answered with the same words whoever
+asks: the brain by its tool, or a request that needs a description in an image's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from cache.looks import Look, Looks, Seen
+from cache.table import ImageRecord
+from tools.call import VisionUsage
+from tools.vision.backend import Region, VisionAnswer, VisionBackend, VisionError, VisionImage, VisionQuery
+from tools.vision.imaging import box
+from tools.vision.question import PROMPT_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is looked at."""
+
+    record: ImageRecord
+    region: Region | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LookFailed:
+    """The eyes could not answer; `usage` is what it cost him who asked."""
+
+    error: VisionError
+    usage: VisionUsage
+
+
+@dataclass(frozen=True, slots=True)
+class ImageGone:
+    """There is nothing left to look at."""
+
+    number: int
+
+
+_Outcome = VisionAnswer | LookFailed | ImageGone
+
+
+async def look(
+    eyes: VisionBackend,
+    pictures: Sequence[Picture],
+    task: str,
+    context: str = "",
+    *,
+    data: Callable[[int], Awaitable[bytes | None]],
+    looks: Looks | None = None,
+    tenant: str = "",
+) -> VisionAnswer | LookFailed | ImageGone:
+    """Ask `eyes`, unless `looks` knows what they said; the usage of the answer is what this very asker has to pay.
+
+    `data` gives the bytes of an image by its number, `None` where they are gone; it is asked only when the eyes have
+    to look.  Without `looks` nothing is remembered or shared.
+    """
+
+    async def see() -> Seen[_Outcome]:
+        outcome = await _see(eyes, pictures, task, context, data)
+        if isinstance(outcome, VisionAnswer) and outcome.whole and outcome.text.strip():
+            return Seen(outcome, outcome.text)
+        return Seen(outcome, None)
+
+    asked = None if looks is None else await _asked(eyes, pictures, task, context)
+    if looks is None or asked is None:
+        return (await see()).outcome
+    told = await looks.ask(tenant, asked, see)
+    match told.outcome:
+        case None:
+            return VisionAnswer(told.text or "", VisionUsage())
+        case VisionAnswer() as answer:
+            usage = answer.usage if told.pays else VisionUsage()
+            return replace(answer, text=answer.text if told.text is None else told.text, usage=usage)
+        case LookFailed(error, usage):
+            return LookFailed(error, usage if told.pays else VisionUsage())
+        case ImageGone() as gone:
+            return gone
+        case _:
+            assert_never(told.outcome)
+
+
+async def _see(
+    eyes: VisionBackend,
+    pictures: Sequence[Picture],
+    task: str,
+    context: str,
+    data: Callable[[int], Awaitable[bytes | None]],
+) -> _Outcome:
+    images = []
+    for picture in pictures:
+        number = picture.record.number
+        if (found := await data(number)) is None:
+            return ImageGone(number)
+        images.append(VisionImage(number, found, picture.region))
+    try:
+        answer = await eyes.look(VisionQuery(tuple(images), task, context))
+    except VisionError as error:
+        return LookFailed(error, VisionUsage(calls=1))
+    return replace(answer, usage=replace(answer.usage, calls=max(1, answer.usage.calls)))
+
+
+async def _asked(eyes: VisionBackend, pictures: Sequence[Picture], task: str, context: str) -> Look | None:
+    """The question as it is remembered; `None` while it is not known who would answer it."""
+    try:
+        identity = await eyes.identity()
+    except VisionError:
+        return None  # they are asked nevertheless, and say in their own words what is wrong
+    return Look(
+        digests=tuple(picture.record.digest for picture in pictures),
+        numbers=tuple(picture.record.number for picture in pictures),
+        task=task,
+        context=context,
+        regions=tuple(_part(picture) for picture in pictures),
+        eyes=identity,
+        wording=PROMPT_VERSION,
+    )
+
+
+def _part(picture: Picture) -> tuple[int, int, int, int] | None:
+    """In whole pixels, as it is cut out: "50%,0%,50%,50%" and "100,0,100,50" can be the same part."""
+    if picture.region is None or picture.region == Region(0, 0, 1, 1):
+        return None
+    return box(picture.region, picture.record.width, picture.record.height)
