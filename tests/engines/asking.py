@@ -45,9 +45,12 @@ class Answer:
 
 
 class Ask(Protocol):
-    """Sends messages, and tools and further fields of the body perhaps."""
+    """Sends messages, and tools and further fields of the body perhaps.  `conversation`: what the client calls it in
+    Chiasm's header, where the opening does not tell which one it is."""
 
-    def __call__(self, messages: list[Any], tools: list[Any] | None = None, **fields: Any) -> Answer: ...
+    def __call__(
+        self, messages: list[Any], tools: list[Any] | None = None, conversation: str | None = None, **fields: Any
+    ) -> Answer: ...
 
 
 def sdk(base_url: str) -> openai.OpenAI:
@@ -57,7 +60,9 @@ def sdk(base_url: str) -> openai.OpenAI:
 
 
 def streamed(client: openai.OpenAI, model: str) -> Ask:
-    def ask(messages: list[Any], tools: list[Any] | None = None, **fields: Any) -> Answer:
+    def ask(
+        messages: list[Any], tools: list[Any] | None = None, conversation: str | None = None, **fields: Any
+    ) -> Answer:
         chunks = list(
             client.chat.completions.create(
                 model=model,
@@ -67,6 +72,7 @@ def streamed(client: openai.OpenAI, model: str) -> Ask:
                 max_tokens=MAX_TOKENS,
                 stream=True,
                 stream_options={"include_usage": True},
+                extra_headers=_named(conversation),
                 extra_body=fields,
             )
         )
@@ -94,13 +100,16 @@ def streamed(client: openai.OpenAI, model: str) -> Ask:
 
 
 def whole(client: openai.OpenAI, model: str) -> Ask:
-    def ask(messages: list[Any], tools: list[Any] | None = None, **fields: Any) -> Answer:
+    def ask(
+        messages: list[Any], tools: list[Any] | None = None, conversation: str | None = None, **fields: Any
+    ) -> Answer:
         completion = client.chat.completions.create(
             model=model,
             messages=messages,
             tools=tools or openai.omit,
             temperature=0,
             max_tokens=MAX_TOKENS,
+            extra_headers=_named(conversation),
             extra_body=fields,
         )
         (choice,) = completion.choices
@@ -117,6 +126,10 @@ def whole(client: openai.OpenAI, model: str) -> Ask:
         )
 
     return ask
+
+
+def _named(conversation: str | None) -> dict[str, str]:
+    return {} if conversation is None else {"x-chiasm-conversation": conversation}
 
 
 def _reasoning(extra: Mapping[str, Any] | None) -> str:

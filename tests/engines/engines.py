@@ -19,7 +19,7 @@ EYES_VARIABLE = "CHIASM_TEST_EYES"
 
 ROOT = Path(__file__).resolve().parents[2]
 _ENGINES = ROOT / ".engines"
-_MODELS = "tests/models"
+MODELS = "tests/models"
 """Relative to `ROOT`, where the servers run, because `transformers serve` makes a model's path its id."""
 
 
@@ -43,17 +43,17 @@ class Engine:
 def _llama_server(model: Model, port: int) -> list[str]:
     # One thread is as fast as two for models this small, and leaves the other core to the service under test.
     command = [str(_ENGINES / "llama-server"), "--host", "127.0.0.1", "--port", str(port), "--alias", model, "--jinja"]
-    command += ["-t", "1", "-c", "8192", "-np", "2", "--no-warmup", "-m", f"{_MODELS}/{model}.gguf"]
-    return [*command, "--mmproj", f"{_MODELS}/eyes-mmproj.gguf"] if model == "eyes" else command
+    command += ["-t", "1", "-c", "8192", "-np", "2", "--no-warmup", "-m", f"{MODELS}/{model}.gguf"]
+    return [*command, "--mmproj", f"{MODELS}/eyes-mmproj.gguf"] if model == "eyes" else command
 
 
 def _transformers_serve(model: Model, port: int) -> list[str]:
     program = str(_ENGINES / "transformers" / "bin" / "transformers")
-    return [program, "serve", f"{_MODELS}/{model}", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    return [program, "serve", f"{MODELS}/{model}", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
 
 
 def _vllm_serve(model: Model, port: int) -> list[str]:
-    command = [str(_ENGINES / "vllm" / "bin" / "vllm"), "serve", f"{_MODELS}/{model}", "--served-model-name", model]
+    command = [str(_ENGINES / "vllm" / "bin" / "vllm"), "serve", f"{MODELS}/{model}", "--served-model-name", model]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "8192", "--max-num-seqs", "2"]
     command += ["--enforce-eager", "--dtype", "bfloat16", "--enable-prompt-tokens-details"]
     if model == "eyes":
@@ -78,7 +78,7 @@ ENGINES = {
         Engine(
             "transformers",
             None,
-            {"brain": f"{_MODELS}/brain", "eyes": f"{_MODELS}/eyes"},
+            {"brain": f"{MODELS}/brain", "eyes": f"{MODELS}/eyes"},
             _transformers_serve,
             start_seconds=180,  # up in 6 s, on a free machine
             pictures=4,  # two seconds each

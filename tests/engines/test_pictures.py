@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -110,7 +111,23 @@ def test_a_turn_that_calls_the_clients_tool_and_ours_ends_in_one_answer_from_bot
         result = {"role": "tool", "tool_call_id": id_, "content": "12 degrees, rain"}
         answer = ask([question, called((id_, name, arguments)), result], [WEATHER])
         assert answer.calls == ()
+        assert answer.looks == 0, "the picture was looked at while the client worked"
         if word(picture) not in answer.text or "12 degrees, rain" not in answer.text:
+            wrong.append(f"{word(picture)}: {answer.text!r}")
+    grade(wrong, of=count)
+
+
+def test_after_a_mixed_turn_the_conversation_goes_on(ask: Ask, grade: Grade, count: int) -> None:
+    """A third request: the mixed turn stands in the middle of its history now."""
+    wrong = []
+    for picture in cards(1900, count):
+        question = user(image(picture), text("What is the code word? Also, what is the weather in Oslo?"))
+        (call,) = ask([question], [WEATHER]).calls
+        history = [question, called(call), {"role": "tool", "tool_call_id": call[0], "content": "12 degrees, rain"}]
+        history.append(assistant(ask(history, [WEATHER]).text))
+        answer = ask([*history, user(text("Read the text in image 1."))], [WEATHER])
+        assert answer.calls == ()
+        if word(picture) not in answer.text:
             wrong.append(f"{word(picture)}: {answer.text!r}")
     grade(wrong, of=count)
 
@@ -122,6 +139,35 @@ def test_a_later_question_about_the_same_picture_is_answered_too(ask: Ask, grade
         first = ask([question])
         answer = ask([question, assistant(first.text), user(text("Read the text in image 1."))])
         assert answer.calls == ()
+        if word(picture) not in answer.text:
+            wrong.append(f"{word(picture)}: {answer.text!r}")
+    grade(wrong, of=count)
+
+
+def test_a_picture_of_a_later_request_is_told_from_the_first_ones(ask: Ask, grade: Grade, count: int) -> None:
+    """The client marks pasted pictures as Claude Code and Codex do, and sends its whole history."""
+    wrong = []
+    pictures = cards(2000, 2 * count)
+    for first, second in zip(pictures[::2], pictures[1::2], strict=True):
+        history = [user(text("[Image #1]"), image(first), text("What is the code word?"))]
+        history.append(assistant(ask(history).text))
+        answer = ask([*history, user(text("[Image #2]"), image(second), text("What is the code word?"))])
+        assert answer.calls == ()
+        if word(first) not in str(history[1]) or word(second) not in answer.text or word(first) in answer.text:
+            wrong.append(f"{word(first)} and {word(second)}: {history[1]['content']!r} and {answer.text!r}")
+    grade(wrong, of=count)
+
+
+def test_a_picture_that_the_client_no_longer_sends_is_still_seen(ask: Ask, grade: Grade, count: int) -> None:
+    """Clients drop old pictures from their histories to save room, and leave a marker where they stood."""
+    wrong = []
+    for number, picture in enumerate(cards(2100, count)):
+        name = f"trimmed-{number}-{secrets.token_hex(4)}"
+        first = ask([user(image(picture), text("What is the background colour?"))], conversation=name)
+        trimmed = [user(text("[Image #1]"), text("What is the background colour?")), assistant(first.text)]
+        answer = ask([*trimmed, user(text("Read the text in image 1."))], conversation=name)
+        assert answer.calls == ()
+        assert answer.looks == 1
         if word(picture) not in answer.text:
             wrong.append(f"{word(picture)}: {answer.text!r}")
     grade(wrong, of=count)
