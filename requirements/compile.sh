@@ -7,5 +7,5 @@ compile() {
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
         --custom-compile-command requirements/compile.sh --override requirements/overrides.txt "$@"
 }
-compile pyproject.toml requirements/extra.in --extra ocr -o requirements/run.lock
-compile pyproject.toml requirements/extra.in --extra ocr --group pyproject.toml:dev -o requirements/dev.lock
+compile pyproject.toml requirements/extra.in --extra ocr --extra redis -o requirements/run.lock
+compile pyproject.toml requirements/extra.in --extra ocr --extra redis --group pyproject.toml:dev -o requirements/dev.lock

@@ -100,8 +100,6 @@ def refuse_what_is_not_built(settings: Settings) -> None:
             raise ConfigError(
                 f"[[text]] #{number} images = 'native' is not part of this version; use 'tool', 'caption' or 'off'"
             )
-    if settings.store.kind == "redis":
-        raise ConfigError("[store] kind = 'redis' is not part of this version; use 'disk' (one machine) or 'memory'")
     if settings.images.remote_urls == "allow":
         raise ConfigError("[images] remote_urls = 'allow' is not part of this version; leave it 'off'")
 

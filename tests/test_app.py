@@ -24,7 +24,6 @@ def settings(**tables: Any) -> Settings:
     ("tables", "words"),
     [
         ({"text": {"images": "native"}}, "native"),
-        ({"store": {"kind": "redis", "url": "redis://127.0.0.1"}}, "redis"),
         ({"images": {"remote_urls": "allow", "allowed_hosts": ["example.org"]}}, "remote_urls"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.breaker import FAILURES, OPEN_SECONDS, Breaker
+from cache.breaker import FAILURES, OPEN_SECONDS, Breaker
 
 
 class Clock:

@@ -841,6 +841,3 @@ async def test_messages_say_where_and_what_to_do(folder: Path) -> None:
     with pytest.raises(StoreError) as failure:
         await store.get("table/t/1")
     assert str(folder) in str(failure.value)
-    with pytest.raises(StoreError, match=r'"redis".*not part of this version.*"disk"') as failure:
-        open_store("redis", "", "redis://:password@example.org", 1, 1)
-    assert "password" not in str(failure.value)

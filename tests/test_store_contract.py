@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,21 +14,46 @@ from hypothesis import strategies as st
 
 from cache.disk import DiskStore
 from cache.memory import MemoryStore
+from cache.redis import RedisStore
 from cache.store import Store, StoreError
+from tests.redis_server import HANG, RedisServer, redis_server
 
 pytestmark = pytest.mark.anyio
 
 ROOM = 256 * 2**20
 
-STORES: dict[str, Callable[[Path], Store]] = {
-    "memory": lambda folder: MemoryStore(max_bytes=ROOM),
-    "disk": lambda folder: DiskStore(folder / "store", max_bytes=ROOM),
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with redis_server() as started:
+        yield started
+
+
+def _in_memory(request: pytest.FixtureRequest) -> Store:
+    return MemoryStore(max_bytes=ROOM)
+
+
+def _on_disk(request: pytest.FixtureRequest) -> Store:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return DiskStore(folder / "store", max_bytes=ROOM)
+
+
+def _in_redis(request: pytest.FixtureRequest) -> Store:
+    server: RedisServer = request.getfixturevalue("server")
+    server.client.flushall()
+    return RedisStore(server.url, answer_seconds=HANG)
+
+
+STORES: dict[str, Callable[[pytest.FixtureRequest], Store]] = {
+    "memory": _in_memory,
+    "disk": _on_disk,
+    "redis": _in_redis,
 }
 
 
 @pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened = STORES[request.param](tmp_path)
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    opened = STORES[request.param](request)
     yield opened
     await opened.close()
 

@@ -185,13 +185,14 @@ class StoreSettings(_Table):
     """`[store]`: where images and their tables are kept."""
 
     kind: Literal["disk", "memory", "redis"] = "disk"
-    """Redis is what several machines can share."""
+    """Redis (or Valkey) is what several machines can share."""
     path: Path = Path("~/.local/share/chiasm")
     """Folder for `disk`; `load_settings` makes it absolute."""
     url: SecretStr = NO_SECRET
-    """`redis://…` for `redis`; a secret as a whole, since a password may stand anywhere in it."""
+    """`redis://…`, `rediss://…` or `unix://…` for `redis`; a secret as a whole, since a password may stand anywhere in
+    it."""
     max_gib: Amount = 10
-    """Space for images, in GiB; the longest unused go first."""
+    """Space for images, in GiB; the longest unused go first.  Not for `redis`, whose server has a limit of its own."""
     retention_hours: Amount = 168
     """Idle time after which a conversation and its images go."""
 

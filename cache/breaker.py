@@ -8,16 +8,18 @@ FAILURES = 5
 """In a row; fewer happen to a healthy server that restarts."""
 
 OPEN_SECONDS = 5.0
-"""Short, because a restarted server should not wait for us; long enough to spare a struggling one a storm."""
+"""Unless said otherwise.  Short, because a restarted server should not wait for us; long enough to spare a struggling
+one a storm."""
 
 
 class Breaker:
     """Closed (all may ask), open (nobody may), half open (one may, and decides).  Not asking anything itself, it never
     waits."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock`: seconds that never go back."""
+    def __init__(self, clock: Callable[[], float], *, open_seconds: float = OPEN_SECONDS) -> None:
+        """`clock`: seconds that never go back.  `open_seconds`: how long nobody may ask."""
         self._clock = clock
+        self._open_seconds = open_seconds
         self._failures = 0
         self._opened_at: float | None = None
         self._probing = False
@@ -57,4 +59,4 @@ class Breaker:
         self._probing = False
 
     def _left(self) -> float:
-        return 0.0 if self._opened_at is None else self._opened_at + OPEN_SECONDS - self._clock()
+        return 0.0 if self._opened_at is None else self._opened_at + self._open_seconds - self._clock()
