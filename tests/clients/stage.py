@@ -13,15 +13,13 @@ from typing import Any, Final
 
 import orjson
 
-from tests.clients.roster import NODE_BINARY
+from tests.clients.environment import environment
+from tests.clients.library import Libraries
 from tests.clients.tap import Tap
 from tests.live import House, live
 
 CLIENT_SECONDS: Final = 90.0
 """The slowest client takes six; the rest is for a machine that is busy with other things."""
-
-NOWHERE: Final = "http://127.0.0.1:9"
-"""A proxy that is none: whatever a client wants from the network besides the service, it does not get."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,25 +43,12 @@ class Stage:
     tap: Tap
     home: Path
     """Empty at first; the client's HOME and working folder."""
+    libraries: Libraries
 
     @property
     def url(self) -> str:
         """The base URL for clients, ending in /v1."""
         return self.tap.url
-
-    def environment(self, **more: str) -> dict[str, str]:
-        """All that a client gets to see of this machine."""
-        return {
-            "PATH": f"{NODE_BINARY.parent}:/usr/local/bin:/usr/bin:/bin",
-            "HOME": str(self.home),
-            "LANG": "C.UTF-8",
-            "NO_COLOR": "1",
-            "HTTP_PROXY": NOWHERE,
-            "HTTPS_PROXY": NOWHERE,
-            "NO_PROXY": "127.0.0.1,localhost",
-            "DO_NOT_TRACK": "1",
-            **more,
-        }
 
     async def run(
         self, command: Sequence[str | Path], *, stdin: bytes = b"", cwd: Path | None = None, **env: str
@@ -75,7 +60,7 @@ class Stage:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=cwd or self.home,
-            env=self.environment(**env),
+            env=environment(self.home, **env),
             start_new_session=True,
         )
         try:
@@ -95,11 +80,11 @@ async def end(process: asyncio.subprocess.Process) -> None:
 
 
 @asynccontextmanager
-async def stage(home: Path, **tables: Any) -> AsyncIterator[Stage]:
+async def stage(home: Path, libraries: Libraries, **tables: Any) -> AsyncIterator[Stage]:
     """`tables`: of the configuration, as `tests.live.live` takes them.  A failed test shows what passed on the wire."""
     async with live(**tables) as house, Tap(house.port) as tap:
         try:
-            yield Stage(house, tap, home)
+            yield Stage(house, tap, home, libraries)
         except BaseException:
             print(f"--- on the wire\n{tap.transcript()}")
             raise

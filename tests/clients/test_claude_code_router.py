@@ -19,6 +19,7 @@ import pytest
 
 from tests.brain import Calls, Fails, Thinks, looks, says
 from tests.clients.anthropic_reader import Reply, read_messages_stream
+from tests.clients.environment import environment
 from tests.clients.roster import BY_NAME, NODE_BINARY
 from tests.clients.stage import CLIENT_SECONDS, Stage, end
 from tests.engines.servers import free_port
@@ -113,7 +114,7 @@ async def router(stage: Stage, name: str, transformers: list[str]) -> AsyncItera
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
         cwd=stage.home,
-        env=stage.environment(),
+        env=environment(stage.home),
         start_new_session=True,
     )
     try:

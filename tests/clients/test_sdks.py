@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from tests.brain import Calls, Fails, Thinks, Waits, looks, says
-from tests.clients.roster import BY_NAME, NODE_BINARY, PROGRAMS
+from tests.clients.library import LIBRARIES
 from tests.clients.stage import Stage
 from tests.eyes import sees
 from tests.live import data_url, picture, user
@@ -35,7 +35,6 @@ class Way:
     """One client, asked in one of its ways."""
 
     client: str
-    program: str
     stream: bool = True
     include_usage: bool = True
     handed_on: bool = False
@@ -56,45 +55,27 @@ class Way:
             "tools": tools or [],
             "results": results,
         }
-        program, folder = PROGRAMS / self.program, BY_NAME[self.client].folder
-        if program.suffix == ".py":
-            ran = await stage.run(
-                [folder / "bin" / "python", "-P", program],
-                stdin=orjson.dumps(job),
-                LITELLM_LOCAL_MODEL_COST_MAP="True",
-                LANGSMITH_TRACING="false",
-            )
-        else:
-            # A program given as text finds its packages from the working folder.
-            source = program.read_text()
-            command = [str(NODE_BINARY), "--input-type=module", "--eval", source]
-            ran = await stage.run(command, stdin=orjson.dumps(job), cwd=folder, AI_SDK_LOG_WARNINGS="false")
-        answer: Json = ran.json
+        answer: Json = await stage.libraries.of(self.client).ask(job)
         return answer
 
 
-_PROGRAMS: Final = {
-    "openai-python": "openai_python.py",
-    "openai-node": "openai_node.mjs",
-    "ai-sdk": "ai_sdk.mjs",
-    "langchain": "langchain_chat.py",
-    "litellm": "litellm_sdk.py",
-}
-
-
 WAYS: Final = [
-    *(Way(client, program, stream=stream) for client, program in _PROGRAMS.items() for stream in (True, False)),
-    Way("openai-node", "openai_node.mjs", handed_on=True),
+    *(Way(client, stream=stream) for client in LIBRARIES for stream in (True, False)),
+    Way("openai-node", handed_on=True),
 ]
 WAYS_WITHOUT_USAGE: Final = [
-    Way(client, program, include_usage=False)
-    for client, program in _PROGRAMS.items()
+    Way(client, include_usage=False)
+    for client in LIBRARIES
     if client != "litellm"  # it counts for itself then
 ]
 
 
 def _each(ways: list[Way]) -> Any:
-    return [pytest.param(way, marks=pytest.mark.client(way.client), id=str(way)) for way in ways]
+    """One client's tests run one after the other, in one process of pytest, so that it is imported once."""
+    return [
+        pytest.param(way, marks=[pytest.mark.client(way.client), pytest.mark.xdist_group(way.client)], id=str(way))
+        for way in ways
+    ]
 
 
 @pytest.fixture(params=_each(WAYS))

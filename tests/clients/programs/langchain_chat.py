@@ -1,6 +1,6 @@
 """LangChain's ChatOpenAI: `stream()`, whose chunks are added up, and `invoke()`.
 
-Job and answers as in openai_python.py.
+Jobs and answers as in openai_python.py.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ def told(message: Any) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    job = json.load(sys.stdin)
+def answered(job: dict[str, Any]) -> dict[str, Any]:
     model: Any = ChatOpenAI(
         model="brain", base_url=job["base_url"], api_key="dummy", max_retries=0, stream_usage=job["include_usage"]
     )
@@ -57,7 +56,8 @@ def main() -> None:
             ]
     except openai.OpenAIError as problem:
         error = {"type": type(problem).__name__, "message": str(problem)}
-    print(json.dumps({"answers": answers, "error": error}))
+    return {"answers": answers, "error": error}
 
 
-main()
+for line in sys.stdin:
+    print(json.dumps(answered(json.loads(line))), flush=True)

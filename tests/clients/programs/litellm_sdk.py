@@ -1,6 +1,6 @@
 """LiteLLM's `completion()`, streamed (put together by its `stream_chunk_builder`) and whole.
 
-Job and answers as in openai_python.py.
+Jobs and answers as in openai_python.py.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ def told(completion: Any, chunks: list[Any]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    job = json.load(sys.stdin)
+def answered(job: dict[str, Any]) -> dict[str, Any]:
     messages = job["messages"]
     answers: list[dict[str, Any]] = []
     error = None
@@ -66,7 +65,8 @@ def main() -> None:
         if not type(problem).__module__.startswith("litellm"):
             raise
         error = {"type": type(problem).__name__, "message": str(problem)}
-    print(json.dumps({"answers": answers, "error": error}))
+    return {"answers": answers, "error": error}
 
 
-main()
+for line in sys.stdin:
+    print(json.dumps(answered(json.loads(line))), flush=True)

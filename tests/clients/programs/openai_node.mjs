@@ -1,13 +1,10 @@
 // openai-node: `chat.completions.stream()`, its stream handed on by `toReadableStream()`, and `.create()`.
-// Job and answers as in openai_python.py; run with the client's folder as the working folder.
+// Jobs and answers as in openai_python.py; run with the client's folder as the working folder.
 import OpenAI from "openai";
 import { ChatCompletionStream } from "openai/lib/ChatCompletionStream";
-import { readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
 
-const job = JSON.parse(readFileSync(0, "utf8"));
-const client = new OpenAI({ baseURL: job.base_url, apiKey: "dummy", maxRetries: 0 });
-
-async function streamed(asked) {
+async function streamed(client, job, asked) {
   const seen = { text_done: [], arguments_done: [], ids: [], roles: [], finishes: [] };
   const body = { ...asked, ...(job.include_usage ? { stream_options: { include_usage: true } } : {}) };
   let stream;
@@ -50,23 +47,32 @@ function told(completion, seen) {
   };
 }
 
-const messages = job.messages;
-const answers = [];
-let error = null;
-try {
-  for (;;) {
-    const asked = { model: "brain", messages, ...(job.tools.length ? { tools: job.tools } : {}) };
-    const [completion, seen] = job.stream ? await streamed(asked) : [await client.chat.completions.create(asked), {}];
-    const answer = told(completion, seen);
-    answers.push(answer);
-    if (!answer.calls.length) break;
-    messages.push(completion.choices[0].message);
-    for (const [id, name] of answer.calls) {
-      messages.push({ role: "tool", tool_call_id: id, content: job.results[name] });
+async function answered(job) {
+  const client = new OpenAI({ baseURL: job.base_url, apiKey: "dummy", maxRetries: 0 });
+  const messages = job.messages;
+  const answers = [];
+  let error = null;
+  try {
+    for (;;) {
+      const asked = { model: "brain", messages, ...(job.tools.length ? { tools: job.tools } : {}) };
+      const [completion, seen] = job.stream
+        ? await streamed(client, job, asked)
+        : [await client.chat.completions.create(asked), {}];
+      const answer = told(completion, seen);
+      answers.push(answer);
+      if (!answer.calls.length) break;
+      messages.push(completion.choices[0].message);
+      for (const [id, name] of answer.calls) {
+        messages.push({ role: "tool", tool_call_id: id, content: job.results[name] });
+      }
     }
+  } catch (problem) {
+    if (!(problem instanceof OpenAI.OpenAIError)) throw problem;
+    error = { type: problem.constructor.name, message: problem.message };
   }
-} catch (problem) {
-  if (!(problem instanceof OpenAI.OpenAIError)) throw problem;
-  error = { type: problem.constructor.name, message: problem.message };
+  return { answers, error };
 }
-console.log(JSON.stringify({ answers, error }));
+
+for await (const line of createInterface({ input: process.stdin })) {
+  console.log(JSON.stringify(await answered(JSON.parse(line))));
+}

@@ -1,7 +1,7 @@
-"""openai-python: `chat.completions.stream()` and `.create()`.  Job on standard input, answers on standard output.
+"""openai-python: `chat.completions.stream()` and `.create()`.  Jobs on standard input, answers on standard output.
 
-The job: `{"base_url", "stream", "include_usage", "messages", "tools", "results"}`; while an answer holds calls whose
-results are known, it is sent back as the library gave it, with them.
+A job is a line: `{"base_url", "stream", "include_usage", "messages", "tools", "results"}`; while an answer holds calls,
+it is sent back as the library gave it, with their results.  What came of it is a line too: `{"answers", "error"}`.
 """
 
 from __future__ import annotations
@@ -50,8 +50,7 @@ def told(completion: Any, seen: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    job = json.load(sys.stdin)
+def answered(job: dict[str, Any]) -> dict[str, Any]:
     messages = job["messages"]
     answers: list[dict[str, Any]] = []
     error = None
@@ -71,7 +70,8 @@ def main() -> None:
                     messages.append({"role": "tool", "tool_call_id": id_, "content": job["results"][name]})
         except openai.OpenAIError as problem:
             error = {"type": type(problem).__name__, "message": str(problem)}
-    print(json.dumps({"answers": answers, "error": error}))
+    return {"answers": answers, "error": error}
 
 
-main()
+for line in sys.stdin:
+    print(json.dumps(answered(json.loads(line))), flush=True)
