@@ -32,11 +32,11 @@ import hashlib
 import json
 import logging
 import re
-import unicodedata
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+from cache.composed import composed
 from cache.store import Store, StoreError
 
 log = logging.getLogger("chiasm.cache")
@@ -48,6 +48,9 @@ MOST_KEPT = 64 * 1024
 """Bytes of a record.  An answer of 2048 tokens has about 10,000; a store keeps records of this size well."""
 
 _NAMES_AN_IMAGE = re.compile(r"#\s*\d")
+
+_PREFIX = 16
+"""Hex digits of an image's digest that stand in the key, so that what was seen in it can be found and deleted."""
 
 T = TypeVar("T")
 
@@ -131,6 +134,12 @@ class Looks:
         flight.paid = True
         return replace(told, pays=pays)
 
+    async def forget(self, tenant: str, digest: str) -> None:
+        """Delete all that was seen in an image, alone or beside others.  Raises `StoreError`."""
+        async for key in self._store.keys(f"look/{tenant}/"):
+            if digest[:_PREFIX] in key.split("/")[2].split("-"):
+                await self._store.delete(key)
+
     def _begin(self, key: str, tenant: str, look: Look, see: Callable[[], Awaitable[Seen[T]]]) -> _Flight:
         async def fly() -> Told[T]:
             places = _places(tenant, look)
@@ -186,14 +195,6 @@ class Looks:
         return text
 
 
-def normalised(words: str) -> str:
-    """`words` as they count for being the same: composed (NFC), and with single spaces for all white space.
-
-    Not NFKC, which would make one of "2" and "²", and not casefolded: both can be what a question is about.
-    """
-    return " ".join(unicodedata.normalize("NFC", words).split())
-
-
 def _places(tenant: str, look: Look) -> tuple[str, ...]:
     """Where the answer may be kept: first under its images' numbers, then, for a single image, without."""
     numbered = _key(tenant, look, look.numbers)
@@ -207,13 +208,14 @@ def _key(tenant: str, look: Look, numbers: tuple[int, ...]) -> str:
     parts = [
         look.digests,
         numbers,
-        normalised(look.task),
-        normalised(look.context),
+        composed(look.task),
+        composed(look.context),
         look.regions,
         look.eyes,
         look.wording,
     ]
-    return f"look/{tenant}/{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
+    images = "-".join(digest[:_PREFIX] for digest in look.digests)
+    return f"look/{tenant}/{images}/{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
 
 
 def _read(value: bytes) -> str | None:

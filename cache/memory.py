@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from cache.store import StoreError
@@ -53,6 +53,9 @@ class MemoryStore:
 
     async def get(self, key: str) -> bytes | None:
         return self._use(key)
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [self._use(key) for key in keys]
 
     async def put(self, key: str, value: bytes, *, ttl: float | None = None) -> None:
         self._keep(key, value, ttl)

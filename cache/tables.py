@@ -1,75 +1,229 @@
-"""Keeps each conversation's image table in a store, so that a rival's change is never lost."""
+"""Keeps each conversation's image table in a store, so that a rival's change is never lost and no number is ever given
+twice.
+
+A table holds the numbers given last.  Older ones move out into records of their own *before* the table without them
+is exchanged, so at every moment each number stands somewhere, wherever a process is killed.  Since a number never
+changes, each process remembers those it has met.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TypeVar
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
+from cache.documents import Documents, Foreign
+from cache.remembered import Remembered
 from cache.store import Store, StoreError
-from cache.table import ImageRecord, ImageTable
+from cache.table import ImageTable
 
-T = TypeVar("T")
+A = TypeVar("A")
 
-_RECORDS = TypeAdapter(list[ImageRecord])
-_ATTEMPTS = 32
-"""More rivals than this on one conversation at one moment is not traffic but a fault."""
+_VERSION = 2
+"""Form 1 had no version in front of it; a table of that form begins anew."""
+
+_REMEMBERED = 50_000
+"""Numbers remembered by one process, some 250 bytes each."""
+
+_TRUSTED_SECONDS = 3600.0
+"""For so long a number that was met is taken to be still in the store.  Afterwards it is asked for, which counts as a
+use, and put there again if it is gone: a store forgets what is longest unused."""
+
+_ATTEMPTS = 8
+"""Each is lost only to a rival that moved 128 numbers out of the table in the meantime."""
 
 log = logging.getLogger("chiasm.cache")
 
+Wanted = Sequence[tuple[str, int | None]]
+"""Images by digest, each with the client's own number for it."""
+
+Then = Callable[[ImageTable, list[int], set[int]], A]
+"""Told the table, the numbers of the images in their order, and which of them are new."""
+
+
+class _MovedMeanwhile(Exception):
+    """A rival moved numbers out of the table after we looked for them there."""
+
 
 class Tables:
-    def __init__(self, store: Store, *, ttl: float | None = None) -> None:
+    """A conversation is named by its tenant and its key."""
+
+    def __init__(self, store: Store, *, ttl: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._documents = Documents(store, ImageTable, kind="image table", version=_VERSION, empty=new_table, ttl=ttl)
         self._store = store
         self._ttl = ttl
+        self._clock = clock
+        self._known: Remembered[_Known] = Remembered(_REMEMBERED)
 
     async def get(self, tenant: str, conversation: str) -> ImageTable:
         """The table as it is kept; an empty one where there is none or the store fails."""
+        table = await self._documents.get(_key(tenant, conversation))
+        if table is None:
+            table = new_table()
+            table.kept = False
+        return table
+
+    async def read(self, tenant: str, conversation: str) -> ImageTable | None:
+        """The table as it is kept; `None` where there is none.  Raises `StoreError`."""
         try:
-            return _read(await self._store.get(_key(tenant, conversation)))
-        except StoreError as error:
-            log.warning("the image table could not be read: %s", error)
-            return ImageTable()
+            return self._documents.read(await self._store.get(_key(tenant, conversation)))
+        except Foreign as error:
+            raise StoreError(str(error)) from None
 
-    async def update(self, tenant: str, conversation: str, change: Callable[[ImageTable], T]) -> tuple[ImageTable, T]:
-        """Change the table in one step; `change` may be asked again on a newer table when a rival was faster.
+    async def at(self, where: str) -> ImageTable | None:
+        """The table at this place; `None` if there is none any more.  Raises `StoreError`.
 
-        A store that fails costs the memory of it and nothing else: the change is made on what the request tells.
+        Who keeps something there asks afterwards: what came in beside a deletion has to go by itself.
         """
-        key = _key(tenant, conversation)
-        old: bytes | None = None
+        tenant, conversation, generation = where.split("/")
+        table = await self.read(tenant, conversation)
+        return table if table is not None and table.generation == generation else None
+
+    async def change(self, tenant: str, conversation: str, change: Callable[[ImageTable], A]) -> tuple[ImageTable, A]:
+        """Change the table in one step, as `Documents.change`."""
+        table, answer, kept = await self._documents.attempt(_key(tenant, conversation), change)
+        table.kept = kept
+        return table, answer
+
+    async def number(
+        self, tenant: str, conversation: str, wanted: Wanted, then: Then[A]
+    ) -> tuple[ImageTable, list[int], A]:
+        """The numbers of these images, new ones where they have none; and in the same step `then`.
+
+        Where the store cannot say which number an image has, it gets one for this request only: see
+        `ImageTable.kept`.
+        """
+        for _ in range(_ATTEMPTS):
+            seen = await self.get(tenant, conversation)
+            try:
+                elsewhere = await self._elsewhere(place(tenant, conversation, seen), seen, wanted)
+            except StoreError as error:
+                log.warning("the numbers of images could not be read: %s", error)
+                break
+            try:
+                table, given = await self.change(tenant, conversation, _giving(seen, elsewhere, wanted, then))
+            except _MovedMeanwhile:
+                continue
+            if table.kept:
+                self._remember(table, [digest for digest, _ in wanted if digest not in elsewhere])
+                await self._move_out(tenant, conversation, table)
+            return table, *given
+        else:
+            log.warning("numbers were moved out of the image table %d times in a row; not kept", _ATTEMPTS)
+        seen.kept = False
+        return seen, *_give(seen, self._remembered(seen, wanted), wanted, then)
+
+    async def _elsewhere(self, where: str, table: ImageTable, wanted: Wanted) -> dict[str, int]:
+        """The numbers that moved out of the table.  Raises `StoreError`."""
+        known = self._remembered(table, wanted)
+        missing = _not_in(table, wanted)
+        asked = [digest for digest in missing if digest not in known or self._is_due(table, digest)]
+        values = await self._store.get_many([_number_key(where, digest) for digest in asked]) if asked else []
+        lost: dict[str, int] = {}
+        for digest, value in zip(asked, values, strict=True):
+            number = int(value) if value is not None and value.isdigit() and len(value) < _DIGITS else None
+            if number is not None and number in table:
+                known[digest] = number
+            elif digest in known:
+                lost[digest] = known[digest]
+            if digest in known:
+                self._known.put(_known_key(table, digest), (known[digest], self._clock()))
         try:
-            for _ in range(_ATTEMPTS):
-                old = await self._store.get(key)
-                table = _read(old)
-                answer = change(table)
-                new = _RECORDS.dump_json(list(table))
-                if old is None:
-                    if not len(table) or await self._store.add(key, new, ttl=self._ttl):
-                        return table, answer
-                elif new == old or await self._store.swap(key, old, new, ttl=self._ttl):
-                    return table, answer
-            log.warning(
-                "the image table was changed by others %d times in a row; going on without keeping it", _ATTEMPTS
-            )
+            await self._put(where, lost)
         except StoreError as error:
-            log.warning("the image table could not be kept: %s", error)
-        table = _read(old)  # as it was last seen; the change must not be made twice on the same rows
-        return table, change(table)
+            log.warning("numbers of images could not be kept: %s", error)
+        return known
+
+    def _remembered(self, table: ImageTable, wanted: Wanted) -> dict[str, int]:
+        entries = {digest: self._known.get(_known_key(table, digest)) for digest in _not_in(table, wanted)}
+        return {digest: entry[0] for digest, entry in entries.items() if entry is not None}
+
+    def _is_due(self, table: ImageTable, digest: str) -> bool:
+        entry = self._known.get(_known_key(table, digest))
+        return entry is None or self._clock() - entry[1] > _TRUSTED_SECONDS
+
+    def _remember(self, table: ImageTable, digests: Iterable[str]) -> None:
+        for digest in digests:
+            self._known.put(_known_key(table, digest), (table.recent[digest], self._clock()))
+
+    async def _move_out(self, tenant: str, conversation: str, table: ImageTable) -> None:
+        moving = table.overflow()
+        if not moving:
+            return
+        try:
+            await self._put(place(tenant, conversation, table), moving)
+        except StoreError as error:
+            log.warning("numbers of images could not be kept: %s", error)
+            return  # they stay where they are
+
+        def change(now: ImageTable) -> None:
+            if now.generation == table.generation:
+                now.move_out(moving)
+
+        await self.change(tenant, conversation, change)
+
+    async def _put(self, where: str, numbers: Mapping[str, int]) -> None:
+        for digest, number in numbers.items():
+            await self._store.put(_number_key(where, digest), b"%d" % number, ttl=self._ttl)
+
+
+def new_table() -> ImageTable:
+    return ImageTable(generation=secrets.token_hex(8))
+
+
+def place(tenant: str, conversation: str, table: ImageTable) -> str:
+    """Where the records of this conversation stand."""
+    return f"{tenant}/{conversation}/{table.generation}"
+
+
+_Given: TypeAlias = tuple[list[int], A]
+_Known: TypeAlias = tuple[int, float]
+"""A number, and when it was last seen in the store, in seconds of the clock."""
+
+_DIGITS = 12
+
+
+def _giving(
+    seen: ImageTable, elsewhere: Mapping[str, int], wanted: Wanted, then: Then[A]
+) -> Callable[[ImageTable], _Given[A]]:
+    """A change of a table; `elsewhere` was looked up by what was `seen` of it."""
+
+    def change(table: ImageTable) -> _Given[A]:
+        if (table.moved_out or seen.moved_out) and _moves(table) != _moves(seen):
+            raise _MovedMeanwhile
+        return _give(table, elsewhere, wanted, then)
+
+    return change
+
+
+def _give(table: ImageTable, elsewhere: Mapping[str, int], wanted: Wanted, then: Then[A]) -> _Given[A]:
+    before = {*table.recent, *elsewhere}
+    numbers = [elsewhere[digest] if digest in elsewhere else table.give(digest, want) for digest, want in wanted]
+    new = {number for (digest, _), number in zip(wanted, numbers, strict=True) if digest not in before}
+    return numbers, then(table, numbers, new)
+
+
+def _moves(table: ImageTable) -> tuple[str, int]:
+    """Two tables of which these are equal have the same numbers elsewhere."""
+    return table.generation, table.moved_out
+
+
+def _not_in(table: ImageTable, wanted: Wanted) -> list[str]:
+    """Images whose numbers may stand elsewhere."""
+    if not table.moved_out:
+        return []
+    return [digest for digest in dict.fromkeys(digest for digest, _ in wanted) if digest not in table.recent]
 
 
 def _key(tenant: str, conversation: str) -> str:
     return f"table/{tenant}/{conversation}"
 
 
-def _read(value: bytes | None) -> ImageTable:
-    if value is None:
-        return ImageTable()
-    try:
-        records = _RECORDS.validate_json(value)
-    except ValidationError:
-        log.warning("an image table in the store is damaged; starting it anew")
-        return ImageTable()
-    return ImageTable({record.number: record for record in records})
+def _number_key(where: str, digest: str) -> str:
+    return f"number/{where}/{digest}"
+
+
+def _known_key(table: ImageTable, digest: str) -> str:
+    return f"{table.generation}/{digest}"

@@ -22,8 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from cache.composed import composed
 from cache.disk import DiskStore
-from cache.looks import MOST_KEPT, Look, Looks, Seen, Told, normalised
+from cache.looks import MOST_KEPT, Look, Looks, Seen, Told
 from cache.memory import MemoryStore
 from cache.store import StoreError
 from tools.vision import ocr
@@ -130,12 +131,12 @@ async def test_how_accents_are_composed_does_not_make_another_question(store: Me
 
 @pytest.mark.parametrize(("one", "other"), [("x²", "x2"), ("Polish", "polish"), ("ﬁ", "fi"), ("ß", "ss"), ("①", "1")])
 def test_what_can_be_the_very_question_is_not_evened_out(one: str, other: str) -> None:
-    assert normalised(one) != normalised(other)
+    assert composed(one) != composed(other)
 
 
 @given(st.text())
 def test_evening_out_twice_changes_no_more(words: str) -> None:
-    assert normalised(normalised(words)) == normalised(words)
+    assert composed(composed(words)) == composed(words)
 
 
 @given(st.text(st.characters(codec=None), max_size=20))
@@ -164,8 +165,9 @@ async def test_tenants_do_not_share_a_running_look(store: MemoryStore) -> None:
 async def test_the_tenant_stands_in_the_key_and_the_question_does_not(store: MemoryStore) -> None:
     await told(Looks(store), tenant="somebody")
     (key,) = await all_keys(store)
-    kind, tenant, digest = key.split("/")
+    kind, tenant, images, digest = key.split("/")
     assert (kind, tenant) == ("look", "somebody")
+    assert images
     assert len(digest) == 64
 
 

@@ -83,6 +83,21 @@ async def test_the_last_put_is_what_get_gives(store: Store, place: str) -> None:
     assert await store.get(place + "2") == b"another"
 
 
+async def test_many_are_given_in_their_order_whatever_is_not_there_and_whatever_is_asked_twice(store: Store) -> None:
+    await store.put("table/tenant/1", b"one")
+    await store.put("table/tenant/2", b"")
+    await store.put("blob/tenant/1", b"x" * 100_000)
+    await store.put("table/tenant/gone", b"x", ttl=0.01)
+    await asyncio.sleep(0.05)
+    keys = ["table/tenant/2", "table/tenant/no", "table/tenant/1", "table/tenant/gone", "table/tenant/2"]
+    assert await store.get_many(keys) == [b"", None, b"one", None, b""]
+    assert await store.get_many(["blob/tenant/1", *keys[:3]]) == [b"x" * 100_000, b"", None, b"one"]
+    assert await store.get_many([f"table/tenant/{number}" for number in range(2500)]) == [
+        {1: b"one", 2: b""}.get(number) for number in range(2500)
+    ]
+    assert await store.get_many([]) == []
+
+
 async def test_an_empty_value_is_a_value(store: Store, place: str) -> None:
     await store.put(place + "1", b"")
     assert await store.get(place + "1") == b""
@@ -272,6 +287,8 @@ async def test_after_close_every_method_says_so_and_closing_again_is_fine(store:
     await store.close()
     with pytest.raises(StoreError, match="closed"):
         await store.get(place + "1")
+    with pytest.raises(StoreError, match="closed"):
+        await store.get_many([place + "1"])
     with pytest.raises(StoreError, match="closed"):
         await store.put(place + "1", b"x")
     with pytest.raises(StoreError, match="closed"):

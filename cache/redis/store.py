@@ -59,6 +59,10 @@ _SEALERS = 2
 """Threads that may compute seals at once: a large value takes milliseconds, and the other processors have streams."""
 
 
+_MANY = 500
+"""Keys that are looked at in one talk: half a megabyte of small records at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """A look at a value."""
@@ -112,21 +116,36 @@ class RedisStore:
 
     async def get(self, key: str) -> bytes | None:
         with self._open():
-            seen = await self._look(key)
-            if seen.absent:
-                return None
-            start = seen.start or b""
-            value: bytes | None = None
-            if kind_of(start, seen.size) is not None:
-                pieces = [start] if seen.whole else await self._pieces(key, seen.size)
-                value = await self._unsealed(key, pieces)
-            if value is None:
-                # Out of the way of an `add`, which believes the head of a large value.
-                with suppress(StoreError):
-                    await self._clear(key, seen)
-            else:
-                await self._use(key, seen)
-            return value
+            return await self._of(key, await self._look(key))
+
+    async def _of(self, key: str, seen: _Seen) -> bytes | None:
+        """The value of which this was seen."""
+        if seen.absent:
+            return None
+        start = seen.start or b""
+        value: bytes | None = None
+        if kind_of(start, seen.size) is not None:
+            pieces = [start] if seen.whole else await self._pieces(key, seen.size)
+            value = await self._unsealed(key, pieces)
+        if value is None:
+            # Out of the way of an `add`, which believes the head of a large value.
+            with suppress(StoreError):
+                await self._clear(key, seen)
+        else:
+            await self._use(key, seen)
+        return value
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        for first in range(0, len(keys), _MANY):
+            found += await self._get_page(keys[first : first + _MANY])
+        return found
+
+    async def _get_page(self, keys: Sequence[str]) -> list[bytes | None]:
+        with self._open():
+            looks = [command for key in keys for command in _look(key)]
+            seen = await self._server.ask(*looks, read=_all_seen)
+            return [await self._of(key, one) for key, one in zip(keys, seen, strict=True)]
 
     async def put(self, key: str, value: bytes, *, ttl: float | None = None) -> None:
         with self._open():
@@ -346,6 +365,10 @@ def _size(reply: object) -> int:
     if not 0 <= size <= _MOST_BYTES:
         raise ValueError(f"no value has {size} bytes")
     return size
+
+
+def _all_seen(replies: Sequence[object]) -> list[_Seen]:
+    return [_seen(replies[first : first + 3]) for first in range(0, len(replies), 3)]
 
 
 def _ranges(key: str, size: int) -> Sequence[Command]:
