@@ -19,6 +19,9 @@ written must not come.  On the right of `<<` stands an action, or
     passes                     the client sees just the part that was told
     nothing                    no action at all; the same as writing no `<<`, said aloud
     a(Complete, reason="stop") an action of this kind with these fields, whatever the others are
+    mixed(client_ids=("c1",))  what is kept of a mixed turn
+
+That an answer with hidden turns is kept (`Keep`) may be left out.
 
 A playbook runs when it is asserted.  It can be kept and asserted piece by piece; `requests`, `actions` and `exchange`
 show what has happened so far.
@@ -37,9 +40,9 @@ from router.protocol.events import (
     Action,
     CallTools,
     Complete,
-    DeferTools,
     Event,
     Fail,
+    Keep,
     OpenUpstream,
     SendPart,
     ToolsCompleted,
@@ -51,12 +54,13 @@ from router.protocol.openai_chat import OpenAIChat
 from router.protocol.own_tools import OwnTools
 from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Part, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.profiles import PROFILES
+from tools.call import ToolCall
 
 REQUEST: Final[Mapping[str, Any]] = {"model": "brain", "messages": [{"role": "user", "content": "[Image #1] What?"}]}
 
 _PARTS = (Head, Reasoning, Text, ToolStart, ToolArgs, Finish, Usage, ErrorFrame, Opaque)
 _EVENTS = (*_PARTS, UpstreamEnded, UpstreamFailed, ToolsCompleted)
-_ACTIONS = (OpenUpstream, SendPart, CallTools, DeferTools, Complete, Fail)
+_ACTIONS = (OpenUpstream, SendPart, CallTools, Keep, Complete, Fail)
 
 
 class Passes:
@@ -85,8 +89,32 @@ class Like:
         )
 
 
-Expected: TypeAlias = Action | Like | Passes | Nothing
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """What is kept of a mixed turn, as far as it is given."""
 
+    calls: tuple[ToolCall, ...] | None = None
+    client_ids: tuple[str, ...] | None = None
+    said: tuple[Mapping[str, Any], ...] | None = None
+
+    def accepts(self, action: Action) -> bool:
+        return (
+            isinstance(action, Keep)
+            and bool(action.calls)
+            and self.calls in (None, action.calls)
+            and self.said in (None, action.said)
+            and self.client_ids in (None, client_ids(action))
+        )
+
+
+def client_ids(kept: Keep) -> tuple[str, ...]:
+    """The calls that the client knows of."""
+    return tuple(call["id"] for call in kept.visible.get("tool_calls", ()))
+
+
+Expected: TypeAlias = Action | Like | Mixed | Passes | Nothing
+
+mixed: Final = Mixed
 passes: Final = Passes()
 nothing: Final = Nothing()
 
@@ -131,7 +159,9 @@ class Playbook:
         return self
 
     def __lshift__(self, expected: Expected) -> Playbook:
-        assert isinstance(expected, (*_ACTIONS, Like, Passes, Nothing)), f"`<<` takes an action, not {expected!r}"
+        assert isinstance(expected, (*_ACTIONS, Like, Mixed, Passes, Nothing)), (
+            f"`<<` takes an action, not {expected!r}"
+        )
         assert self._unplayed, "`<<` follows a `>>`"
         self._unplayed[-1][1].append(expected)
         return self
@@ -157,10 +187,12 @@ class Playbook:
     def _compare(self, event: Event, expected: Sequence[Expected], came: Sequence[Action]) -> None:
         wanted = [SendPart(event) if one is passes and isinstance(event, _PARTS) else one for one in expected]
         wanted = [one for one in wanted if one is not nothing]
+        if not any(isinstance(one, Keep | Like) and Keep in (type(one), getattr(one, "kind", None)) for one in wanted):
+            came = [action for action in came if not isinstance(action, Keep) or action.calls]
         for index in range(max(len(wanted), len(came))):
             want = wanted[index] if index < len(wanted) else nothing
             got = came[index] if index < len(came) else nothing
-            if want == got or (isinstance(want, Like) and not isinstance(got, Nothing) and want.accepts(got)):
+            if want == got or (isinstance(want, Like | Mixed) and not isinstance(got, Nothing) and want.accepts(got)):
                 continue
             self._told += [f"<< {_short(action)}" for action in came[:index]]
             raise AssertionError(self._story(f"expected  << {_whole(want)}\ncame      << {_whole(got)}"))
@@ -197,7 +229,7 @@ def _short(value: object) -> str:
     """One line of the story: fields by position, long ones cut."""
     if isinstance(value, OpenUpstream):
         return f"OpenUpstream(of {len(value.request.get('messages', ()))} messages)"
-    if not is_dataclass(value) or isinstance(value, type | Like):
+    if not is_dataclass(value) or isinstance(value, type | Like | Mixed):
         return repr(value)
     told = [getattr(value, field.name) for field in fields(value)]
     while told and told[-1] in (None, "", 0, {}):

@@ -19,9 +19,9 @@ from router.protocol.dialect import Reader, Writer
 from router.protocol.events import (
     CallTools,
     Complete,
-    DeferTools,
     Event,
     Fail,
+    Keep,
     OpenUpstream,
     SendPart,
     ToolsCompleted,
@@ -80,7 +80,10 @@ class Spliced:
     """What the brain was asked, turn by turn."""
     calls: list[tuple[ToolCall, ...]] = field(default_factory=list)
     """What our tools were asked, turn by turn."""
-    deferred: DeferTools | None = None
+    deferred: Keep | None = None
+    """What was kept of a mixed turn."""
+    kept: Keep | None = None
+    """What was kept of this answer at all."""
     outcome: Complete | Fail | None = None
 
 
@@ -141,8 +144,9 @@ def splice(
                 case CallTools(calls):
                     done.calls.append(calls)
                     goes_on = False
-                case DeferTools():
-                    done.deferred = action
+                case Keep(calls=pending):
+                    done.kept = action
+                    done.deferred = action if pending else None
                 case Complete(reason, usage):
                     done.outcome, goes_on = action, False
                     answers.append(writer.complete(reason, usage))

@@ -19,9 +19,9 @@ from router.protocol.events import (
     Action,
     CallTools,
     Complete,
-    DeferTools,
     Event,
     Fail,
+    Keep,
     OpenUpstream,
     SendPart,
     ToolsCompleted,
@@ -32,7 +32,7 @@ from router.protocol.exchange import LAST_TURN_NOTE, NO_ANSWER_NOTE, Exchange, S
 from router.protocol.openai_chat import OpenAIChat
 from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Part, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.profiles import PROFILES
-from tests.playbook import REQUEST, Playbook, a, nothing, owning, passes, playbook
+from tests.playbook import REQUEST, Playbook, a, mixed, nothing, owning, passes, playbook
 from tools.call import ToolCall, ToolResult, VisionUsage
 
 ENDED = UpstreamEnded(clean=True)
@@ -362,7 +362,7 @@ def test_in_a_mixed_turn_with_the_owned_call_first_the_client_answers_its_own() 
         << SendPart(ToolArgs(0, "{}"))
         >> Finish("tool_calls")
         >> ENDED
-        << DeferTools(
+        << mixed(
             calls=calls("look_1").calls,
             client_ids=("c1",),
             said=(message(("look_1", "analyzeImage", LOOK), ("c1", "bash", "{}"), content="Both."),),
@@ -376,7 +376,7 @@ def test_in_a_mixed_turn_with_the_client_call_first_the_client_answers_its_own()
         looking(playbook() >> ToolStart(0, "c1", "bash") << passes >> ToolArgs(0, "{}") << passes, slot=1, id_="look_1")
         >> Finish("tool_calls")
         >> ENDED
-        << DeferTools(
+        << mixed(
             calls=calls("look_1").calls,
             client_ids=("c1",),
             said=(message(("c1", "bash", "{}"), ("look_1", "analyzeImage", LOOK)),),
@@ -401,7 +401,7 @@ def test_interleaved_fragments_of_an_owned_and_a_client_call_are_told_apart() ->
         >> ToolArgs(1, '"ls"}')
         << SendPart(ToolArgs(0, '"ls"}'))
         >> ENDED
-        << DeferTools(
+        << mixed(
             calls=(ToolCall("look_1", "analyzeImage", '{"image":"1"}'),),
             client_ids=("c1",),
             said=(message(("look_1", "analyzeImage", '{"image":"1"}'), ("c1", "bash", '{"command":"ls"}')),),
@@ -414,7 +414,7 @@ def test_a_mixed_turn_is_a_mixed_turn_at_the_limit_too() -> None:
     assert (
         looking(playbook(max_turns=1) >> ToolStart(0, "c1", "bash") << passes, slot=1)
         >> ENDED
-        << a(DeferTools, client_ids=("c1",))
+        << mixed(client_ids=("c1",))
         << Complete("tool_calls", None)
     )
 
@@ -428,7 +428,7 @@ def test_client_numbers_have_no_gaps_where_owned_calls_stood() -> None:
         << SendPart(ToolArgs(0, "{}"))
     )
     assert looking(book, slot=2, id_="look_2") >> ToolStart(3, "c2", "grep") << SendPart(ToolStart(1, "c2", "grep"))
-    assert book >> ENDED << a(DeferTools, client_ids=("c1", "c2")) << Complete("tool_calls", None)
+    assert book >> ENDED << mixed(client_ids=("c1", "c2")) << Complete("tool_calls", None)
 
 
 # Client calls one after the other
@@ -529,8 +529,7 @@ def test_words_after_a_client_call_are_not_sent_but_kept_for_the_brain() -> None
     assert (
         looking(book, slot=1)
         >> ENDED
-        << a(
-            DeferTools,
+        << mixed(
             said=(
                 {
                     **message(("c1", "bash", "{}"), ("look_1", "analyzeImage", LOOK), content="Before. After."),
@@ -1088,9 +1087,9 @@ def test_thoughts_that_the_client_does_not_get_still_go_back_to_the_brain() -> N
 def test_a_mixed_turn_keeps_the_hidden_turns_before_it() -> None:
     book = looking(playbook() >> Text("Let me look.") << passes) >> ENDED << a(CallTools) >> seen("look_1")
     book = book << a(OpenUpstream) >> ToolStart(0, "c1", "bash") << passes >> ToolArgs(0, "{}") << passes
-    book = looking(book, slot=1, id_="look_2") >> ENDED << a(DeferTools) << a(Complete, reason="tool_calls")
+    book = looking(book, slot=1, id_="look_2") >> ENDED << mixed() << a(Complete, reason="tool_calls")
     assert book
-    deferred = next(action for action in book.actions if isinstance(action, DeferTools))
+    deferred = next(action for action in book.actions if isinstance(action, Keep))
     assert [one["role"] for one in deferred.said] == ["assistant", "tool", "assistant"]
     assert deferred.said[0]["content"] == "Let me look."
     assert [*book.requests[0]["messages"], *deferred.said[:2]] == book.requests[1]["messages"]

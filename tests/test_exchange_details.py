@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from router.protocol.events import (
     CallTools,
     Complete,
-    DeferTools,
+    Keep,
     OpenUpstream,
     SendPart,
     ToolsCompleted,
@@ -22,7 +22,7 @@ from router.protocol.events import (
 from router.protocol.openai_chat import ChunkReader, ChunkWriter, CompletionReader, CompletionWriter, Envelope
 from router.protocol.parts import Finish, Opaque, Part, Reasoning, Text, ToolArgs, ToolStart
 from router.protocol.reasoning_details import joined
-from tests.playbook import Playbook, a, counted_ids, nothing, owning, passes, playbook
+from tests.playbook import Playbook, a, counted_ids, mixed, nothing, owning, passes, playbook
 from tools.call import ToolResult
 
 ENDED: Final = UpstreamEnded(clean=True)
@@ -99,10 +99,10 @@ def test_details_of_a_mixed_turn_are_kept_for_the_brain_only() -> None:
         >> ToolArgs(1, LOOK)
         >> Finish("tool_calls")
         >> ENDED
-        << a(DeferTools)
+        << mixed()
         << a(Complete)
     )
-    said = next(action.said for action in book.actions if isinstance(action, DeferTools))[-1]
+    said = next(action.said for action in book.actions if isinstance(action, Keep))[-1]
     assert said["reasoning_details"] == [*WHOLE, OF_CALL]
     assert said["tool_calls"][0]["extra_content"] == SIGNATURE
     assert "extra_content" not in said["tool_calls"][1]

@@ -10,8 +10,8 @@ from router.errors import UpstreamBroken, UpstreamError, UpstreamRefused
 from router.protocol.events import (
     CallTools,
     Complete,
-    DeferTools,
     Fail,
+    Keep,
     OpenUpstream,
     SendPart,
     ToolsCompleted,
@@ -24,7 +24,7 @@ from router.protocol.openai_chat import OpenAIChat
 from router.protocol.parts import ErrorFrame, Finish, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.profiles import PROFILES
 from router.protocol.refusals import complaint, refused_fields, refused_in_messages, too_long
-from tests.playbook import REQUEST, Playbook, a, nothing, passes, playbook
+from tests.playbook import REQUEST, Playbook, a, mixed, nothing, passes, playbook
 from tools.call import ToolResult, VisionUsage
 
 ENDED = UpstreamEnded(clean=True)
@@ -145,8 +145,8 @@ def test_a_mixed_turn_keeps_the_looks_as_the_server_took_them() -> None:
     book = refused_follow_up(playbook(), TOO_LONG, LONG) << a(OpenUpstream)
     assert book >> ToolStart(0, "c", "bash") << passes >> ToolArgs(0, "{}") << passes
     assert book >> ToolStart(1, "l", "analyzeImage") >> ToolArgs(1, LOOK) << nothing
-    assert book >> Finish("tool_calls") >> ENDED << a(DeferTools) << a(Complete)
-    deferred = next(action for action in book.actions if isinstance(action, DeferTools))
+    assert book >> Finish("tool_calls") >> ENDED << mixed() << a(Complete)
+    deferred = next(action for action in book.actions if isinstance(action, Keep))
     assert deferred.said[1]["content"] == SHORTENED
 
 

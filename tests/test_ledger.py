@@ -1,12 +1,17 @@
-"""Mixed turns are put back where they happened, and only there."""
+"""What the client does not know of a history is put back where it happened, and only there."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from router.protocol.ledger import KeptTurn, place, places, weave
+from router.protocol.ledger import KeptTable, KeptTurn, Place, Trail, forgotten, weave
+
+USER = {"role": "user", "content": "u"}
 
 
 def call(id_: str, name: str = "read", arguments: Any = '{"path":"a","n":1}') -> dict[str, Any]:
@@ -14,98 +19,238 @@ def call(id_: str, name: str = "read", arguments: Any = '{"path":"a","n":1}') ->
 
 
 def assistant(*calls: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": None, "tool_calls": list(calls), **more}
+    return {"role": "assistant", "content": None, **({"tool_calls": list(calls)} if calls else {}), **more}
+
+
+def said(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
 
 
 def tool(id_: str, text: str) -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": id_, "content": text}
 
 
-USER = {"role": "user", "content": "u"}
-KEPT = KeptTurn(
+def last(*messages: Any) -> Place:
+    return Trail(messages).places[-1]
+
+
+MIXED = KeptTurn(
     said=(
         assistant(call("before", "analyzeImage")),
         tool("before", "a dog"),
         assistant(call("ours", "analyzeImage"), call("theirs"), reasoning_content="hm"),
     ),
     results=(tool("ours", "a cat"),),
+    looks=((1,), (2,)),
 )
-HERE = place([USER], [call("theirs")])
+LOOKED = KeptTurn(
+    said=(assistant(call("l", "analyzeImage")), tool("l", "> a dog"), said("A dog.")), looks=((1,),), stamp=4
+)
 
 
-def test_a_kept_turn_replaces_what_the_client_knows_of_it() -> None:
+# Weaving
+
+
+def test_a_hidden_turn_stands_again_before_the_words_that_came_of_it() -> None:
+    assert weave([USER, said("A dog."), USER], {1: LOOKED}, {}) == [USER, *LOOKED.said, USER]
+
+
+def test_a_mixed_turn_replaces_what_the_client_knows_of_it() -> None:
     history = [USER, assistant(call("theirs")), tool("theirs", "file"), USER]
-    assert places(history) == {1: HERE}
-    woven = weave(history, {1: KEPT})
-    assert woven == [USER, *KEPT.said, tool("ours", "a cat"), tool("theirs", "file"), USER]
+    assert weave(history, {1: MIXED}, {}) == [USER, *MIXED.said, tool("ours", "a cat"), tool("theirs", "file"), USER]
 
 
 def test_results_stand_in_the_order_of_their_calls() -> None:
-    said = assistant(call("c1"), call("ours", "analyzeImage"), call("c2"))
-    kept = KeptTurn(said=(said,), results=(tool("ours", "a cat"),))
+    whole = assistant(call("c1"), call("ours", "analyzeImage"), call("c2"))
+    kept = KeptTurn(said=(whole,), results=(tool("ours", "a cat"),), looks=((1,),))
     history = [USER, assistant(call("c1"), call("c2")), tool("c2", "2"), tool("c1", "1"), USER]
-    woven = weave(history, {1: kept})
+    woven = weave(history, {1: kept}, {})
     assert [message.get("tool_call_id") for message in woven] == [None, None, "c1", "ours", "c2", None]
 
 
+def test_ids_that_the_client_has_rewritten_are_those_of_its_results() -> None:
+    history = [USER, assistant(call("theirs_0")), tool("theirs_0", "file")]
+    woven = weave(history, {1: MIXED}, {})
+    assert [one["id"] for one in woven[3]["tool_calls"]] == ["ours", "theirs_0"]
+    assert [message["tool_call_id"] for message in woven[4:]] == ["ours", "theirs_0"]
+    assert MIXED.said[-1]["tool_calls"][1]["id"] == "theirs"
+
+
 def test_every_call_is_answered_once() -> None:
-    woven = weave([USER, assistant(call("theirs")), tool("theirs", "file")], {1: KEPT})
+    woven = weave([USER, assistant(call("theirs")), tool("theirs", "file")], {1: MIXED}, {})
     calls = [one["id"] for message in woven for one in message.get("tool_calls", ())]
     answers = [message["tool_call_id"] for message in woven if message["role"] == "tool"]
     assert sorted(calls) == sorted(answers)
 
 
-def test_a_place_survives_a_trimmed_history_and_arguments_written_anew() -> None:
-    before = [{"role": "user", "content": "earlier"}, {"role": "assistant", "content": "x"}]
-    again = assistant(call("theirs", arguments='{ "n": 1, "path": "a" }'), extra=1)
-    assert places([*before, USER, again]) == {3: HERE}
-    assert places([USER, again]) == {1: HERE}
+def test_nothing_kept_leaves_the_history_as_the_client_sent_it() -> None:
+    history = [USER, assistant(call("theirs")), tool("theirs", "file"), USER]
+    assert weave(history, {}, {}) == history
+
+
+def test_what_was_kept_is_not_changed_by_weaving() -> None:
+    before = repr(MIXED)
+    weave([USER, assistant(call("theirs")), tool("theirs", "x")], {1: MIXED}, {}, stands=lambda numbers, stamp: False)
+    assert repr(MIXED) == before
+
+
+# Forgotten images
+
+
+def test_what_was_seen_in_a_forgotten_image_is_left_out_and_the_call_stays() -> None:
+    woven = weave(
+        [USER, said("A dog.")], {1: LOOKED}, {}, stands=lambda numbers, stamp: (list(numbers), stamp) != ([1], 4)
+    )
+    assert woven == [USER, LOOKED.said[0], tool("l", forgotten([1], "recallImage")), LOOKED.said[2]]
+
+
+def test_only_the_results_about_forgotten_images_are_left_out() -> None:
+    history = [USER, assistant(call("theirs")), tool("theirs", "file")]
+    woven = weave(history, {1: MIXED}, {}, stands=lambda numbers, stamp: 2 not in numbers, recall="bring_back")
+    contents = [message["content"] for message in woven if message["role"] == "tool"]
+    assert contents == ["a dog", forgotten([2], "bring_back"), "file"]
+    assert "#2" in contents[1]
+    assert 'bring_back with image "2"' in contents[1]
+
+
+def test_a_result_that_is_about_no_image_always_stands() -> None:
+    kept = KeptTurn(said=(assistant(call("l", "analyzeImage")), tool("l", "no such image"), said("x")), looks=((),))
+    assert weave([USER, said("x")], {1: kept}, {}, stands=lambda numbers, stamp: not list(numbers))[2] == kept.said[1]
+
+
+# Tables
 
 
 @pytest.mark.parametrize(
-    "history",
+    ("message", "woven"),
     [
-        [USER, assistant(call("other"))],
-        [USER, assistant(call("theirs"), call("more"))],
-        [USER, assistant(call("theirs", "write"))],
-        [USER, assistant(call("theirs", arguments='{"path":"b"}'))],
-        [{"role": "user", "content": "v"}, assistant(call("theirs"))],
-        [USER, {"role": "assistant", "content": "w"}, assistant(call("theirs"))],
-        [assistant(call("theirs"))],
+        (user("What?"), user("What?\n\n| table |")),
+        (
+            user([{"type": "text", "text": "What?"}]),
+            user([{"type": "text", "text": "What?"}, {"type": "text", "text": "\n\n| table |"}]),
+        ),
+        (tool("c", "file"), tool("c", "file\n\n| table |")),
+        (user(""), user("| table |")),
     ],
 )
-def test_another_call_or_another_moment_is_another_place(history: list[Any]) -> None:
-    assert HERE not in places(history).values()
+def test_a_table_stands_at_the_end_of_the_message_where_it_was_shown(message: Any, woven: Any) -> None:
+    assert weave([USER, message, said("x")], {}, {1: KeptTable("| table |")}) == [USER, woven, said("x")]
 
 
-def test_what_fits_nowhere_changes_nothing() -> None:
-    history = [USER, assistant(call("theirs"))]
-    assert weave(history, {}) == history
+def test_a_table_stays_with_the_clients_result_in_a_mixed_turn() -> None:
+    history = [USER, assistant(call("theirs")), tool("theirs", "file")]
+    woven = weave(history, {1: MIXED}, {2: KeptTable("| table |")})
+    assert woven[-1] == tool("theirs", "file\n\n| table |")
 
 
-@pytest.mark.parametrize("calls", [None, "text", [None], [{"id": 3}], [{}], [], [{"function": 7}]])
-def test_calls_of_any_shape_are_survived(calls: Any) -> None:
-    assert places([{"role": "assistant", "tool_calls": calls}]) == {}
-    assert len(places([{"role": "assistant", "tool_calls": [{"function": {"arguments": 7}}]}])) == 1
+# Places
 
 
-def test_arguments_of_any_depth_have_a_place() -> None:
-    deep = "[" * 900 + "]" * 900
-    assert len(place([USER], [call("c", arguments=deep)])) == 64
-    assert len(place([USER], [call("c", arguments=f'{{"n": {10**30}}}')])) == 64
+@pytest.mark.parametrize(
+    ("written", "again"),
+    [
+        (user("a  b\n"), user(" a b")),
+        (user("é"), user("e\u0301")),
+        (user("a\nb"), user([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])),
+        (user("a"), user([{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}])),
+        (user("a"), user("a<system-reminder>the date</system-reminder>")),
+        (said("a"), said("<think>hm</think>\n\na")),
+        (said("a"), said('<details type="reasoning" done="true">hm</details>\na')),
+        (said("a"), {"role": "assistant", "content": "a", "reasoning_content": "hm", "refusal": None}),
+        (assistant(call("c")), {**assistant(call("c")), "content": ""}),
+        (assistant(call("c")), assistant(call("c", arguments='{ "n": 1, "path": "a" }'))),
+        (assistant(call("functions.read:0")), assistant(call("functions_read_0"))),
+        (tool("functions.read:0", "a"), tool("functions_read_0", "a")),
+        (assistant(call("c")), assistant(call("c", arguments={"path": "a", "n": 1}))),
+    ],
+)
+def test_a_place_survives_the_ways_in_which_clients_write(written: Any, again: Any) -> None:
+    assert last(USER, written) == last(USER, again)
 
 
-def test_only_the_message_before_counts_for_a_place() -> None:
-    assert place([{"role": "user", "content": "earlier"}, USER], [call("theirs")]) == HERE
-    assert place([], [call("theirs")]) != HERE
+@pytest.mark.parametrize(
+    ("written", "other"),
+    [
+        (user("a b"), user("ab")),
+        (user("a"), said("a")),
+        (user("a"), user("b")),
+        (user("<think>a</think>"), user("")),
+        (user("a"), user("a<system-reminder>")),
+        (assistant(call("c")), assistant(call("c"), call("d"))),
+        (assistant(call("c")), assistant(call("c", "write"))),
+        (assistant(call("c")), assistant(call("c", arguments='{"path":"b"}'))),
+        (assistant(call("c")), {**assistant(call("c")), "content": "words"}),
+        (tool("c", "a"), tool("c", "b")),
+        (user([{"type": "input_audio", "input_audio": {"data": "AA"}}]), user([{"type": "input_audio"}])),
+    ],
+)
+def test_other_words_are_another_place(written: Any, other: Any) -> None:
+    assert last(USER, written).full != last(USER, other).full
+    assert last(USER, written).near != last(USER, other).near
 
 
-def test_only_an_assistants_calls_have_a_place() -> None:
-    assert places([USER, {**assistant(call("theirs")), "role": "user"}, "text", None]) == {}
+def test_the_systems_words_do_not_move_a_place() -> None:
+    today = [{"role": "system", "content": "Today is Monday."}, USER, said("a")]
+    tomorrow = [
+        {"role": "system", "content": "Today is Tuesday."},
+        USER,
+        {"role": "developer", "content": "!"},
+        said("a"),
+    ]
+    assert last(*today) == last(*tomorrow)
 
 
-def test_a_turn_whose_calls_were_never_answered_takes_nothing_of_what_follows() -> None:
-    history = [USER, assistant(call("theirs")), {"role": "user", "content": "never mind"}]
-    assert weave(history, {1: KEPT}) == [USER, *KEPT.said, tool("ours", "a cat"), history[2]]
-    answers = [tool("theirs", "file"), {"role": "tool", "content": "whose?"}]
-    assert weave([*history[:2], *answers], {1: KEPT})[-2:] == answers
+def test_the_full_place_is_that_of_the_whole_conversation() -> None:
+    assert last(user("v"), said("x"), USER, said("a")).full != last(USER, said("a")).full
+
+
+def test_the_near_place_survives_a_trimmed_history() -> None:
+    assert last(user("v"), said("x"), USER, said("a")).near == last(USER, said("a")).near
+
+
+def test_what_follows_has_the_place_that_it_has_in_the_next_history() -> None:
+    trail = Trail([USER])
+    assert trail.follow(said("a")) == last(USER, said("a"))
+    assert trail.follow(user("b")) == last(USER, said("a"), user("b"))
+
+
+MESSAGES = st.lists(
+    st.builds(user, st.text(max_size=3))
+    | st.builds(said, st.text(max_size=3))
+    | st.builds(lambda id_: assistant(call(id_)), st.sampled_from("ab")),
+    max_size=6,
+)
+
+
+@given(MESSAGES, MESSAGES)
+def test_a_place_depends_on_what_came_before_and_on_nothing_after(before: list[Any], after: list[Any]) -> None:
+    assert Trail([*before, *after]).places[: len(before)] == Trail(before).places
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        None,
+        "x",
+        {"role": "user"},
+        {"role": "user", "content": 1},
+        {"role": "user", "content": [None, "x", {"type": "text"}]},
+        {"role": "assistant", "tool_calls": "x"},
+        {"role": "assistant", "tool_calls": [None, {"function": None}, {"function": {"arguments": "{"}}]},
+        {"role": "user", "content": "\ud800"},
+        {"role": "user", "content": [{"n": 2**70}]},
+    ],
+)
+def test_whatever_stands_in_a_history_has_a_place(message: Any) -> None:
+    assert len(last(USER, message).full) == 40
+
+
+@pytest.mark.parametrize("text", ["<system-reminder>" * 60_000, "a" + "\u0315\u0300" * 60_000])
+def test_hostile_words_take_linear_time(text: str) -> None:
+    begun = time.process_time()
+    Trail([user(text)])
+    assert time.process_time() - begun < 5  # a square would take hours

@@ -65,18 +65,23 @@ class CallTools:
 
 
 @dataclass(frozen=True, slots=True)
-class DeferTools:
-    """A mixed turn: run these owned calls in the background and keep `said` with their results.
+class Keep:
+    """What this answer holds that the client will not know: hidden turns, calls of ours; with one message in `said` and
+    no `calls`, nothing.
 
-    The client answers its own calls (`client_ids`) in its next request; by them the turn is found again and put back
-    whole.
+    The client sends back what it saw (`visible`); there the rest is found again and put back.
     """
 
-    calls: tuple[ToolCall, ...]
-    client_ids: tuple[str, ...]
+    visible: Mapping[str, Any]
+    """The answer as it will stand in the client's history."""
     said: tuple[Mapping[str, Any], ...]
-    """The messages of this exchange, hidden turns and their results first, the mixed turn last: the client knows all
-    of it as one message of its own."""
+    """What stood there in truth: hidden turns and their results first, last what the client saw of it."""
+    looks: tuple[tuple[int, ...], ...]
+    """The images that each result in `said` is about, in order."""
+    stamp: int
+    """Of the image table, when the last of them was looked at."""
+    calls: tuple[ToolCall, ...] = ()
+    """Calls of ours in a mixed turn: to be run while the client answers its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +99,4 @@ class Fail:
     error: ChiasmError
 
 
-Action: TypeAlias = OpenUpstream | SendPart | CallTools | DeferTools | Complete | Fail
+Action: TypeAlias = OpenUpstream | SendPart | CallTools | Keep | Complete | Fail

@@ -30,7 +30,10 @@ does, so that "Let me look." and "The image shows" do not run together.
 When a turn has owned calls only, they are run and the brain is asked again with the request unchanged, what it
 said, and the results: exactly what its own template would render, so its prefix cache still holds.  When it has
 calls of both kinds (a *mixed turn*), the client must answer its own first: its calls go out with the finish
-`tool_calls`, ours run meanwhile (`DeferTools`), and the client's next request is completed with what they said.
+`tool_calls`, ours run meanwhile, and the client's next request is completed with what they said.
+
+An answer with hidden turns is kept whole before it ends (`Keep`), under what the client saw of it: the history that the
+client sends next lacks them, and the brain must find them where they were (`ledger.py`).
 
 The last turn that `max_turns` allows is announced to the brain in the tool results before it, with the tool list
 unchanged: taking tools away makes some models write calls as text, and costs the whole prefix cache with Qwen's
@@ -62,9 +65,9 @@ from router.protocol.events import (
     Action,
     CallTools,
     Complete,
-    DeferTools,
     Event,
     Fail,
+    Keep,
     OpenUpstream,
     SendPart,
     ToolsCompleted,
@@ -80,7 +83,7 @@ from router.protocol.reasoning_details import fragments
 from router.protocol.refusals import REFUSING, too_long
 from router.protocol.rescue import TextGate
 from router.protocol.turn import CallInTurn, Turn
-from tools.call import ToolResult, VisionUsage
+from tools.call import ToolCall, ToolResult, VisionUsage
 
 LAST_TURN_NOTE = (
     "\n\n(This was the last tool call of this answer: no further call will be carried out. "
@@ -172,6 +175,11 @@ class Exchange:
         self._following: FollowUp | None = None
         """How the current turn was put together, where it is a follow-up."""
         self._vision = looked
+        self._shown: list[str] = []
+        """The words that the client saw."""
+        self._looks: list[tuple[int, ...]] = []
+        """The images that each result so far is about."""
+        self._stamp = 0
         self._late_thoughts = late_thoughts
         self._client_call: CallInTurn | None = None
         """The client's call that is going out now."""
@@ -267,6 +275,7 @@ class Exchange:
         text = self._words.take(text)
         if not text:
             return []
+        self._shown.append(text)
         return [SendPart(part if text is part.text else replace(part, text=text))]
 
     def _reasoning(self, part: Reasoning) -> list[Action]:
@@ -389,7 +398,7 @@ class Exchange:
             turn.finish = "length"
         if owned and not cut:
             if of_client:
-                return self._mixed_turn(owned, of_client)
+                return self._mixed_turn(owned)
             if turn.number < self._max_turns:
                 self._state = State.CALLING_TOOLS
                 return [CallTools(tuple(call.whole() for call in owned))]
@@ -402,7 +411,7 @@ class Exchange:
             *self._remaining_client_calls(),
             *self._held_details(),
             *self._last_words(),
-            self._complete(self._reason()),
+            *self._ended(self._reason()),
         ]
 
     def _said_nothing(self) -> bool:
@@ -413,20 +422,34 @@ class Exchange:
             and may_have_lost_a_call(self._turn)
         )
 
-    def _mixed_turn(self, owned: tuple[CallInTurn, ...], of_client: tuple[CallInTurn, ...]) -> list[Action]:
-        deferred = DeferTools(
-            calls=tuple(call.whole() for call in owned),
-            client_ids=tuple(call.id for call in of_client),
-            said=(*self._dialect.added(self._first, self._request), self._dialect.assistant_message(self._turn)),
-        )
-        return [*self._remaining_client_calls(), deferred, self._complete("tool_calls")]
+    def _mixed_turn(self, owned: tuple[CallInTurn, ...]) -> list[Action]:
+        calls = tuple(call.whole() for call in owned)
+        return [*self._remaining_client_calls(), *self._ended("tool_calls", calls)]
+
+    def _ended(self, reason: str, pending: tuple[ToolCall, ...] = ()) -> list[Action]:
+        """The answer is over.  `pending`: calls of ours that are still to be run."""
+        return [*self._kept(pending), self._complete(reason)]
+
+    def _kept(self, pending: tuple[ToolCall, ...]) -> list[Action]:
+        hidden = self._dialect.added(self._first, self._request)
+        if not self._own.names:
+            return []
+        shown = "".join(self._shown)
+        visible = Turn(0, content_pieces=[shown], calls={call.slot: call for call in self._turn.of_client})
+        said = self._turn
+        if said.owned and not pending:  # calls that were never run would stand there without an answer
+            content = said.content if said.content.strip() else shown
+            said = replace(said, calls=visible.calls, content_pieces=[content])
+        message = self._dialect.assistant_message
+        return [Keep(message(visible), (*hidden, message(said)), tuple(self._looks), self._stamp, pending)]
 
     def _out_of_turns(self) -> list[Action]:
         note: list[Action] = []
         if not self._turn.content.strip():
             text = self._words.take(NO_ANSWER_NOTE.format(turns=self._max_turns))
+            self._shown.append(text)
             note = [SendPart(Text(text))]
-        return [*note, *self._last_words(), self._complete("stop")]
+        return [*note, *self._last_words(), *self._ended("stop")]
 
     def _remaining_client_calls(self) -> list[Action]:
         actions: list[Action] = []
@@ -514,6 +537,8 @@ class Exchange:
     def _tools_completed(self, results: tuple[ToolResult, ...]) -> list[Action]:
         for result in results:
             self._vision += result.usage
+            self._looks.append(result.images)
+            self._stamp = max(self._stamp, result.stamp)
         return self._follow_up(FollowUp(self._request, self._turn, results))
 
     def _follow_up(self, following: FollowUp) -> list[Action]:
@@ -522,7 +547,7 @@ class Exchange:
             results = (*results[:-1], replace(results[-1], text=results[-1].text + LAST_TURN_NOTE))
         request = self._dialect.follow_up(following.before, following.turn, results)
         if request is None:
-            return [*self._last_words(), self._complete("length")]
+            return [*self._last_words(), *self._ended("length")]
         self._past.append(following.turn)
         opened = self._open(request)
         self._following = following

@@ -1,100 +1,315 @@
-"""Hidden turns put back where they happened.
+"""The ledger: what the client does not know of a history, put back where it happened.
 
-A client never learns of our tools, so the history that it sends back lacks our calls and their results.  For a
-*mixed turn* that would be wrong rather than merely forgetful: the brain asked two things and would find one answered.
-So such a turn is kept, found again by its *place*, and put back as it was said.
+A client never learns of our tools, so the history that it sends back lacks our calls and their results, and for a
+*mixed turn* (our calls beside the client's) the brain would even find one of two questions unanswered.  So every
+hidden turn is kept, found again by its *place*, and put back byte for byte: the brain knows what it saw, and the
+server's prefix cache finds the prompt that it saw before.  The image table, once shown, stays where it was shown in
+the same way.
 
-A place is what both sides of the gap must agree upon: the client's calls (id, name, arguments), which every client
-echoes, and the message before them.  Ids alone would not do, because some servers count them anew in each turn
-(`functions.read:0`).  What is kept is used only where it fits; a history that does not fit, or whose turn was lost,
-stays as the client sent it.
+A place is what both sides of the gap agree upon: everything that was said up to and with the visible message.  Each
+client writes that down anew in its own way (other white space, content as a string or as parts, thoughts left out or
+put into the text, reminders that come and go), so it is *normalised* before it is hashed:
+
+*   **full**: all messages so far but those of the system.  Two places are the same only if the whole conversation
+    was.
+*   **near**: this message and the one before it.  What finds a turn again in a history whose beginning was trimmed or
+    edited; it counts only while it means one turn.
+
+What was seen in an image that is forgotten now is left out: the call stays, and its result says where the words went.
+So are pictures that a brain with eyes was shown.
+
+What is kept is used only where it fits; a history that does not fit, or whose turns were lost, stays as the client
+sent it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
+from cache.composed import composed
+from router.protocol.pictures import has_pictures, with_some_pictures
+
+Stands = Callable[[Iterable[int], int], bool]
+"""Whether what was seen in these images, kept at that stamp of the table, still stands in the prompt."""
+
+
+DELETED = "(It was deleted.)"
+"""What stands where a look at an image stood that was deleted."""
+
+_THOUGHTS = ("reasoning", "reasoning_content")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    full: str
+    near: str
+
 
 @dataclass(frozen=True, slots=True)
 class KeptTurn:
-    """What stands between the client's last message and the client's own tool results."""
+    """What stands in place of one visible assistant message."""
 
     said: Sequence[Mapping[str, Any]]
-    """Hidden turns and their results, and last the mixed turn: an assistant message with all calls, ours and the
-    client's.  As the server saw it, and must see it again."""
-    results: Sequence[Mapping[str, Any]]
-    """Tool messages that answer our calls of the mixed turn."""
+    """Hidden turns and their results, last what the client saw of it: an assistant message with all its calls, ours
+    and the client's.  As the server saw it, and must see it again."""
+    results: Sequence[Mapping[str, Any]] = ()
+    """Tool messages that answer our calls of a mixed turn; they stand among the client's own results.  Pictures that
+    they bring follow behind all of those."""
+    looks: Sequence[Sequence[int]] = ()
+    """The images that each tool message looked at, those of `said` first, then those of `results`."""
+    stamp: int = 0
+    """Of the image table, when it was kept."""
 
 
-def places(messages: Sequence[Any]) -> dict[int, str]:
-    """Where a kept turn may belong: the places of all assistant messages with calls, by their index."""
-    return {
-        index: place(messages[index - 1 : index] if index else (), calls)
-        for index, message in enumerate(messages)
-        if (calls := _calls(message))
-    }
+@dataclass(frozen=True, slots=True)
+class KeptTable:
+    """An image table at the end of the message where it was first shown."""
+
+    text: str
+    stamp: int = 0
 
 
-def place(before: Sequence[Any], calls: Sequence[Mapping[str, Any]]) -> str:
-    """The place of a turn with these calls of the client (as they stand in a history) behind the messages `before`, of
-    which the last counts.  64 hex digits."""
-    functions = [(call.get("id"), call["function"].get("name"), _plain(call["function"])) for call in calls]
-    what = [list(before[-1:]), functions]
-    try:
-        plain = orjson.dumps(what, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
-    except TypeError:  # nested deeper than it writes, or numbers beyond 64 bits
-        plain = repr(what).encode("utf-8", "replace")
-    return hashlib.sha256(plain).hexdigest()
+class Trail:
+    """The place of every message of a history, and of what comes next."""
+
+    def __init__(self, messages: Sequence[Any]) -> None:
+        self._head = _head(messages)
+        self._chain = hashlib.sha256()
+        self._before = b""
+        self.places = [self.follow(message) for message in messages]
+
+    def follow(self, message: Any) -> Place:
+        """The place of a message that follows all others; the next one follows it."""
+        plain = _plain_message(message)
+        self._chain.update(plain)
+        place = Place(self._chain.hexdigest()[:40], hashlib.sha256(self._before + plain).hexdigest()[:40])
+        self._before = plain or self._before
+        return place
+
+    def of_table(self, index: int) -> Place:
+        """The place of a table that was shown at the end of this message.  Here the system's first words count: a
+        request beside the main line, such as one for a title, has the same first message and others of these."""
+        place = self.places[index]
+        return Place(hashlib.sha256(self._head + place.full.encode()).hexdigest()[:40], place.near)
 
 
-def weave(messages: Sequence[Any], kept: Mapping[int, KeptTurn]) -> list[Any]:
-    """The history with kept turns in place of what the client knows of them; `kept` by index of the message."""
+def of_one_line(tables: Mapping[int, KeptTable]) -> dict[int, KeptTable]:
+    """Without those that were shown in another line, which has its beginning in common with this one: a table follows
+    another only when something has changed since, so in one line their stamps rise."""
+    line: dict[int, KeptTable] = {}
+    for index in sorted(tables, reverse=True):
+        if not line or tables[index].stamp < min(table.stamp for table in line.values()):
+            line[index] = tables[index]
+    return line
+
+
+def weave(
+    messages: Sequence[Any],
+    turns: Mapping[int, KeptTurn],
+    tables: Mapping[int, KeptTable],
+    *,
+    stands: Stands = lambda numbers, stamp: True,
+    recall: str = "recallImage",
+) -> list[Any]:
+    """The history with what was kept in it, by index of the client's message.  `recall`: the tool that brings a
+    forgotten image back."""
     woven: list[Any] = []
     taken = 0
     for index, message in enumerate(messages):
-        turn = kept.get(index)
         if index < taken:
             continue
+        turn = turns.get(index)
         if turn is None:
-            woven.append(message)
+            woven.append(_with_table(message, tables.get(index)))
             continue
         taken = index + 1
         while taken < len(messages) and _is_result(messages[taken]):
             taken += 1
-        woven += [*map(dict, turn.said), *_in_order_of_calls(turn, messages[index + 1 : taken])]
+        of_client = [_with_table(messages[at], tables.get(at)) for at in range(index + 1, taken)]
+        said, results = _shown(_with_ids_of(message, turn), stands, recall)
+        pictures = [message for message in results if has_pictures(message)]
+        answers = [message for message in results if not has_pictures(message)]
+        woven += [*said, *_in_order_of_calls(said[-1], [*answers, *of_client]), *pictures]
     return woven
 
 
-def _in_order_of_calls(turn: KeptTurn, of_client: Sequence[Any]) -> list[Any]:
+def without_thoughts(turn: KeptTurn, taken: Collection[str]) -> KeptTurn:
+    """For a server that takes thoughts back only in the fields `taken`: it may have refused others since."""
+    said = [
+        {name: value for name, value in message.items() if name not in _THOUGHTS or name in taken}
+        for message in turn.said
+    ]
+    return replace(turn, said=said)
+
+
+def without_pictures(turn: KeptTurn) -> KeptTurn:
+    """For a brain that has no eyes: the client may have asked one that has, and gone on with another."""
+    said = [message for message in turn.said if not has_pictures(message)]
+    return replace(turn, said=said, results=[message for message in turn.results if not has_pictures(message)])
+
+
+def _shown(turn: KeptTurn, stands: Stands, recall: str) -> tuple[list[Any], list[Any]]:
+    """The turn's messages, without what was seen in images that are forgotten now."""
+    looks = iter(turn.looks)
+    gone: set[int] = set()
+
+    def shown(message: Mapping[str, Any]) -> dict[str, Any] | None:
+        if has_pictures(message):
+            return with_some_pictures(message, lambda number: number not in gone and stands([number], turn.stamp))
+        if not _is_result(message):
+            return dict(message)
+        numbers = next(looks, ())
+        if stands(numbers, turn.stamp) or message.get("content") == DELETED:
+            return dict(message)
+        gone.update(numbers)
+        return {**message, "content": forgotten(numbers, recall)}
+
+    said, results = [shown(message) for message in turn.said], [shown(message) for message in turn.results]
+    return [one for one in said if one is not None], [one for one in results if one is not None]
+
+
+def forgotten(numbers: Sequence[int], recall: str) -> str:
+    """What stands where a look stood."""
+    which = ", ".join(f"#{number}" for number in numbers)
+    call = f'call {recall} with image "{numbers[0]}"' if len(numbers) == 1 else f"call {recall}"
+    return f"(What was seen in image {which} was forgotten to save room; {call} to have it back.)"
+
+
+def _with_ids_of(message: Any, turn: KeptTurn) -> KeptTurn:
+    """The turn with the client's calls called as the client calls them: its results do so too."""
+    last = turn.said[-1]
+    answered = {result.get("tool_call_id") for result in turn.results}
+    ours = [call.get("id") for call in last.get("tool_calls") or () if call.get("id") not in answered]
+    theirs = [call.get("id") for call in _calls(message)] if isinstance(message, Mapping) else []
+    if ours == theirs or len(ours) != len(theirs):
+        return turn
+    renamed = dict(zip(ours, theirs, strict=True))
+    calls = [{**call, "id": renamed.get(call.get("id"), call.get("id"))} for call in last["tool_calls"]]
+    return replace(turn, said=[*turn.said[:-1], {**last, "tool_calls": calls}])
+
+
+def _in_order_of_calls(said: Mapping[str, Any], results: Sequence[Any]) -> list[Any]:
     """Some templates (Qwen's) render results without ids, one after the other: their order is all that pairs them."""
-    order = {call["id"]: position for position, call in enumerate(turn.said[-1]["tool_calls"])}
-    return sorted(
-        [*map(dict, turn.results), *of_client], key=lambda result: order.get(str(result["tool_call_id"]), len(order))
-    )
+    order = {call["id"]: position for position, call in enumerate(said.get("tool_calls") or ())}
+    return sorted(results, key=lambda result: order.get(str(result["tool_call_id"]), len(order)))
+
+
+def _with_table(message: Any, table: KeptTable | None) -> Any:
+    return message if table is None else with_table(message, table.text)
+
+
+def with_table(message: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """`message` with an image table at its end.  Not a message of its own: a second user message in a tool loop makes
+    templates drop the thoughts before it, and most servers take no system message there."""
+    content = message.get("content")
+    if isinstance(content, list):
+        # Templates put the parts of a message together with nothing in between.
+        return {**message, "content": [*content, {"type": "text", "text": f"\n\n{text}" if content else text}]}
+    return {**message, "content": f"{content}\n\n{text}" if content else text}
 
 
 def _is_result(message: Any) -> bool:
-    return isinstance(message, dict) and message.get("role") == "tool" and "tool_call_id" in message
+    return isinstance(message, Mapping) and message.get("role") == "tool" and "tool_call_id" in message
 
 
-def _calls(message: Any) -> list[Mapping[str, Any]]:
-    if not isinstance(message, dict) or message.get("role") != "assistant":
-        return []
+# The same, however it was written down
+
+_OF_SYSTEM = ("system", "developer")
+
+
+@dataclass(frozen=True, slots=True)
+class _Aside:
+    """A part of a text that clients put in and take out again."""
+
+    opening: str
+    closing: str
+    role: str = field(default="")
+
+
+_ASIDES = (
+    _Aside("<system-reminder>", "</system-reminder>"),  # Claude Code moves them from message to message
+    _Aside("<think>", "</think>", "assistant"),  # thoughts that a client keeps in the text
+    _Aside('<details type="reasoning"', "</details>", "assistant"),  # Open WebUI
+)
+
+
+def _head(messages: Sequence[Any]) -> bytes:
+    """The words of the system before anybody else's."""
+    head = hashlib.sha256()
+    for message in messages:
+        if not isinstance(message, Mapping) or message.get("role") not in _OF_SYSTEM:
+            break
+        head.update(_dumps(_words(message.get("content"), "system")))
+    return head.digest()
+
+
+def _plain_message(message: Any) -> bytes:
+    """What counts of a message: no ids, which clients rewrite and some servers count anew in each turn, and nothing of
+    the system's words, which hold the date and the like."""
+    if not isinstance(message, Mapping):
+        return _dumps(message)
+    role = message.get("role")
+    if role in _OF_SYSTEM:
+        return b""
+    calls = [[call["function"].get("name"), _value(call["function"].get("arguments"))] for call in _calls(message)]
+    return _dumps([role, _words(message.get("content"), str(role)), calls])
+
+
+def _words(content: Any, role: str) -> Any:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return _plain_text(content, role)
+    if not isinstance(content, list):
+        return content
+    texts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
+    words = _plain_text("\n".join(text for text in texts if isinstance(text, str)), role)
+    others = [part for part, text in zip(content, texts, strict=True) if not isinstance(text, str)]
+    return [words, others] if others else words
+
+
+def _plain_text(text: str, role: str) -> str:
+    for aside in _ASIDES:
+        if aside.opening in text and aside.role in ("", role):
+            text = _without(text, aside)
+    return composed(text)
+
+
+def _without(text: str, aside: _Aside) -> str:
+    """In linear time, whatever somebody wrote: an opening without an end stays."""
+    kept: list[str] = []
+    at = 0
+    while (begin := text.find(aside.opening, at)) >= 0:
+        end = text.find(aside.closing, begin)
+        if end < 0:
+            break
+        kept.append(text[at:begin])
+        at = end + len(aside.closing)
+    return "".join([*kept, text[at:]])
+
+
+def _calls(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     calls = message.get("tool_calls")
     if not isinstance(calls, list):
         return []
-    return [call for call in calls if isinstance(call, dict) and isinstance(call.get("function"), dict)]
+    return [call for call in calls if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping)]
 
 
-def _plain(function: Mapping[str, Any]) -> Any:
+def _value(arguments: Any) -> Any:
     """Arguments as a value: clients parse them and write them again with other spaces."""
-    arguments = function.get("arguments")
     try:
         return orjson.loads(arguments) if isinstance(arguments, str) else arguments
     except orjson.JSONDecodeError:
         return arguments
+
+
+def _dumps(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # nested deeper than it writes, numbers beyond 64 bits, half a surrogate pair
+        return repr(value).encode("utf-8", "replace")
