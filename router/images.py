@@ -3,36 +3,78 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from cache.blobs import Blobs
+from cache.record import ImageRecord
+from cache.rows import Rows
 from cache.store import StoreError
-from cache.table import ImageRecord, ImageTable
-from cache.tables import Tables
+from cache.table import ImageTable
+from cache.tables import Tables, place
 from router.conversation import Conversation
 
 log = logging.getLogger("chiasm.images")
 
 _KEPT_ANSWER = 2000
-"""Characters of an answer kept in the table: enough to stand in for an image whose bytes are gone."""
+"""Characters of an answer kept in a row: enough to stand in for an image whose bytes are gone."""
+
+_SHORT = 80
+"""Characters of a description in the table."""
 
 
 class ConversationImages:
-    """A number names an image of this conversation's table, as it stood when the request came, or nothing at all: what
-    a number means must not change while the brain works with it."""
+    """For one request.  A number names an image of this conversation's table, or nothing at all.
 
-    def __init__(self, conversation: Conversation, table: ImageTable, *, blobs: Blobs, tables: Tables) -> None:
+    `brought`: the rows of the images that came with the request, as far as they are known without a store.
+    """
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        table: ImageTable,
+        brought: Mapping[int, ImageRecord],
+        *,
+        blobs: Blobs,
+        tables: Tables,
+        rows: Rows,
+    ) -> None:
         self._conversation = conversation
         self._table = table
+        self._brought = brought
         self._blobs = blobs
         self._tables = tables
+        self._rows = rows
 
-    def records(self) -> Mapping[int, ImageRecord]:
-        return self._table.records
+    @property
+    def tenant(self) -> str:
+        return self._conversation.tenant
+
+    @property
+    def where(self) -> str:
+        """The conversation's place in the store."""
+        return place(self._conversation.tenant, self._conversation.key, self._table)
+
+    @property
+    def table(self) -> ImageTable:
+        """As this request last saw it."""
+        return self._table
+
+    def numbers(self) -> Sequence[int]:
+        return list(self._table.numbers())
+
+    async def records(self, numbers: Sequence[int]) -> Mapping[int, ImageRecord]:
+        """The rows of those of these images that there are, by number."""
+        there = [number for number in numbers if number in self._table]
+        rows = await self._rows.get_many(self.where, there)
+        found = {number: rows.get(number) or self._brought.get(number) for number in there}
+        deleted = {number: ImageRecord(number, "", problem="it was deleted") for number in self._table.deleted}
+        return {number: row for number in there if (row := deleted.get(number) or found[number]) is not None}
 
     async def data(self, number: int) -> bytes | None:
-        record = self._table.get(number)
-        if record is None:
+        """The bytes as the client sent them; `None` if they are gone."""
+        record = self._brought.get(number) or (await self.records([number])).get(number)
+        if record is None or number in self._table.deleted:
             return None
         try:
             return await self._blobs.get(self._conversation.tenant, record.digest)
@@ -40,15 +82,93 @@ class ConversationImages:
             log.warning("an image could not be read: %s", error)
             return None
 
-    async def looked(self, numbers: Sequence[int], task: str, answer: str) -> None:
-        """Noted on the rows of these very images: while the store failed, a number may have meant another one."""
-        digests = [self._table.records[number].digest for number in numbers]
+    async def begin(self) -> None:
+        """Keep an empty table: something is to be remembered before the conversation's first image."""
 
-        def note(table: ImageTable) -> None:
-            for digest in digests:
-                if (record := table.of_digest(digest)) is not None:
-                    record.looks += 1
-                    record.last_task = task[:_KEPT_ANSWER]
-                    record.last_answer = answer[:_KEPT_ANSWER]
+        def begin(table: ImageTable) -> None:
+            if not table.created:
+                table.name, table.created, table.used = self._conversation.name, time.time(), time.time()
 
-        await self._tables.update(self._conversation.tenant, self._conversation.key, note)
+        self._table, _ = await self._tables.change(self._conversation.tenant, self._conversation.key, begin)
+
+    async def read_again(self) -> None:
+        """The table as it is now: somebody may have looked meanwhile."""
+        await self._change(lambda table: None)
+
+    async def deleted(self, numbers: Sequence[int]) -> Collection[int]:
+        """Those of these images that were deleted by now, alone or with the conversation."""
+        try:
+            table = await self._tables.at(self.where)
+        except StoreError as error:
+            log.warning("the image table could not be read: %s", error)
+            return ()
+        return numbers if table is None else [number for number in numbers if number in table.deleted]
+
+    def is_loaded(self, number: int) -> bool:
+        return number in self._table.loaded
+
+    async def looked(self, numbers: Sequence[int], task: str, answer: str, *, tokens: int) -> int:
+        """Somebody looked at these images and `tokens` of it stand in the prompt now: they are loaded, and most
+        recently used.  Answers the table's stamp."""
+        now = time.time()
+
+        def note(row: ImageRecord) -> None:
+            row.last_beside = [number for number in numbers if number != row.number]
+            row.looks += 1
+            row.last_task = task[:_KEPT_ANSWER]
+            row.last_answer = answer[:_KEPT_ANSWER]
+            row.last_used = now
+            if not row.description and len(numbers) == 1:
+                row.description = short(answer)
+
+        for number in numbers:
+            await self._rows.change(self.where, number, note)
+        return await self._use(numbers, tokens, described=len(numbers) == 1)
+
+    async def recalled(self, number: int, *, tokens: int) -> int:
+        """A forgotten image is loaded again.  Answers the table's stamp."""
+        return await self._use([number], tokens)
+
+    async def noted(self, number: int, *, likeness: str = "", description: str | None = None) -> None:
+        """Something was found out while nobody waited for it."""
+        if description:
+
+            def note(row: ImageRecord) -> None:
+                row.description = row.description or short(description)
+
+            await self._rows.change(self.where, number, note)
+        described = description is not None
+        await self._change(lambda table: table.note(number, likeness=likeness, described=described))
+
+    async def _use(self, numbers: Sequence[int], tokens: int, *, described: bool = False) -> int:
+        share = tokens // max(1, len(numbers))
+        of_tools = {number for number, row in (await self.records(numbers)).items() if row.origin == "tool"}
+
+        def use(table: ImageTable) -> None:
+            for number in numbers:
+                table.use(number, share, tool=number in of_tools)
+            if described:
+                table.note(numbers[0], described=True)
+
+        await self._change(use)
+        return self._table.stamp
+
+    async def _change(self, change: Callable[[ImageTable], None]) -> None:
+        generation = self._table.generation
+
+        def unless_deleted(table: ImageTable) -> None:
+            if table.generation == generation:  # else the conversation was deleted under us
+                change(table)
+
+        table, _ = await self._tables.change(self._conversation.tenant, self._conversation.key, unless_deleted)
+        if table.generation == generation:
+            self._table = table
+
+
+def short(answer: str) -> str:
+    """The beginning of an answer as a description: up to the end of its first sentence, or of a word."""
+    line = next((line.strip(" #*>-") for line in answer.splitlines() if line.strip(" #*>-")), "")
+    sentence = line.partition(". ")[0].rstrip(".")
+    if len(sentence) <= _SHORT:
+        return sentence
+    return sentence[: _SHORT - 1].rpartition(" ")[0].rstrip(",;:") + "…"

@@ -1,4 +1,4 @@
-"""Images out of a request and into the cache; placeholders and tools in.
+"""Images out of a request and into the cache, numbered; words can take their places.
 
     request ─▶ images found ─▶ each admitted: digest, facts or a problem ─▶ numbers from the conversation's table
             ─▶ placeholders in their places ─▶ our tools behind the client's ─▶ a request of text only
@@ -12,27 +12,36 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 import pybase64
 
 from cache.blobs import Blobs
+from cache.forgetting import LoadLimits, to_forget
+from cache.holders import Holders
 from cache.image import BadImage, ImageLimits, inspect
+from cache.record import ImageRecord
+from cache.remembered import Remembered
+from cache.rows import Rows
+from cache.sources.remote_images import FetchedImage, RemoteImages, url_digest
 from cache.store import StoreError
-from cache.table import ImageRecord, ImageTable
-from cache.tables import Tables
+from cache.table import ImageTable
+from cache.tables import Tables, place
 from router.conversation import Conversation, identify, opening, opening_of
 from router.errors import BadRequest
 from router.protocol.cuts import Cuts
-from router.protocol.image_parts import Base64Image, FoundImage, images_outside, replace_images
+from router.protocol.file_names import file_names
+from router.protocol.image_parts import Base64Image, FoundImage, RemoteImage, images_outside, replace_images
 from router.protocol.placeholders import inline_placeholder, markers, renumber
+from tools.places import Places
 
 log = logging.getLogger("chiasm.ingest")
 
@@ -40,8 +49,22 @@ _REMEMBERED = 20_000
 """Images whose facts are kept in memory, about 300 bytes each: some hundred long conversations."""
 
 
+DELETED = "deleted"
+"""What the placeholder of a deleted image says is wrong with it."""
+
+PLACEHOLDER_TOKENS = 40
+"""What the words in an image's place add to a prompt."""
+
+_USED_SECONDS = 60.0
+"""The table notes when it was last used, but not more often than this: a note is a write."""
+
 _ESCAPED_LETTER = re.compile(rb"(?:(?<!\\)\\+u00|%)(2[bBfF]|3[dD])")
 _ESCAPED_FOLD = re.compile(rb"(?<!\\)\\+[rn]")
+
+_AT_ONCE = 32
+"""Images of one request that are in work at once, with their bytes in memory.  A history may hold any number."""
+
+_T = TypeVar("_T")
 
 _TRUSTED_SECONDS = 600.0
 """For so long an image is taken to be still in the store.  Afterwards it is put there again, which costs a decode of
@@ -58,6 +81,8 @@ class Admitted:
     height: int = 0
     size: int = 0
     problem: str = ""
+    plain: bool = True
+    """Its base64 is as the standard has it, so that every server can read it as it was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,36 +94,98 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """A request of text only, and the conversation it belongs to."""
+    """The images of a request, and the conversation it belongs to."""
 
     conversation: Conversation
     table: ImageTable
     images: tuple[ImageRecord, ...]
     """The rows of the images that this request brought, in order of appearance; one image may stand in several
     places."""
-    _messages: list[Any]
+    with_pictures: list[Any]
+    """The history as the client sent it, but for the client's own numbers."""
     _found: tuple[FoundImage, ...]
+    _called: tuple[int | None, ...]
+    _plain: tuple[bool, ...]
     _token: str
 
-    def messages(self, words: Callable[[ImageRecord], str]) -> list[Any]:
-        """The history with `words` in each image's place; in the middle of a text, the short form."""
+    @property
+    def placed(self) -> list[Placed]:
+        """Every image where it stands, in order of appearance."""
+        places = zip(self._found, self.images, self._called, self._plain, strict=True)
+        return [Placed(*place) for place in places]
+
+    def messages(self, words: Words) -> list[Any]:
+        """The history with `words` in each image's place, on lines of their own, because templates put the parts of a
+        message together with nothing in between; in the middle of a text, the short form."""
+        return self.replaced(
+            [
+                inline_placeholder(one.record) if one.image.inline else words(one.record, one.called) + "\n"
+                for one in self.placed
+            ]
+        )
+
+    def replaced(self, words: Sequence[str]) -> list[Any]:
+        """The history with these words for the images, in order of appearance."""
         if not self._found:
-            return self._messages
-        standing = zip(self._found, self.images, strict=True)
-        said = iter([inline_placeholder(record) if image.inline else words(record) for image, record in standing])
-        return replace_images(self._messages, lambda _: next(said), self._token)
+            return self.with_pictures
+        said = iter(words)
+        return replace_images(self.with_pictures, lambda _: next(said), self._token)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One image where it stands."""
+
+    image: FoundImage
+    record: ImageRecord
+    called: int | None
+    """The number that the client calls it by, if that is another."""
+    plain: bool
+    """As in `Admitted`."""
+
+
+Tokens = Callable[[FoundImage, Admitted], int]
+"""What a loaded image that stands there adds to the prompt by itself; 0 for one that cannot be seen there, which is not
+loaded then."""
+
+
+def placeholder_tokens(image: FoundImage, facts: Admitted) -> int:
+    return PLACEHOLDER_TOKENS
+
+
+Words = Callable[[ImageRecord, int | None], str]
+"""What stands in an image's place, given its row and the number that the client calls it by, if that is another."""
 
 
 class Ingest:
     """Shared by all requests; holds the threads and the memory of what was seen."""
 
-    def __init__(self, *, blobs: Blobs, tables: Tables, limits: ImageLimits, threads: int = 2) -> None:
+    def __init__(
+        self,
+        *,
+        blobs: Blobs,
+        tables: Tables,
+        rows: Rows,
+        limits: ImageLimits,
+        load_limits: LoadLimits,
+        holders: Holders | None = None,
+        remote: RemoteImages | None = None,
+        threads: int = 2,
+    ) -> None:
+        """`holders`: where it is noted which conversation holds an image's bytes.  `remote`: fetches images by URL;
+        without it they are none that anybody could look at."""
         self._clock = time.monotonic
         self._blobs = blobs
         self._tables = tables
+        self._rows = rows
+        self._holders = holders
+        self._remote = remote
         self._limits = limits
+        self._load_limits = load_limits
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="chiasm-image")
+        self._places = Places(threads)
         self._seen: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
+        self._has_row: Remembered[bool] = Remembered(_REMEMBERED)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -110,6 +197,7 @@ class Ingest:
         tenant: str,
         headers: Mapping[str, str],
         cuts: Cuts | None,
+        tokens: Tokens = placeholder_tokens,
     ) -> Ingested:
         """Find, admit and number the images of `request["messages"]`.  Raises `BadRequest` for picture data where none
         belongs.
@@ -123,50 +211,179 @@ class Ingest:
         found = _find(messages, token)
         if not found:
             conversation = identify(tenant, headers, request, opening_of(messages))
-            table = await self._tables.get(tenant, conversation.key)
-            return Ingested(conversation, table, (), messages, (), token)
-        admitted = await asyncio.gather(*(self._admit(tenant, image, cuts) for image in found))
+            table = await self._without_too_much(tenant, conversation.key)
+            return Ingested(conversation, table, (), messages, (), (), (), token)
+        begun = self._clock()
+        seen = await self._admit_all(tenant, found, cuts)
+        admitted: Sequence[Admitted] = [one.facts for one in seen]
         digests = iter(admitted)
         said_first = opening_of(replace_images(opening(messages), lambda _: next(digests).digest, token))
         conversation = identify(tenant, headers, request, said_first)
         wanted = _wanted_numbers(messages, found)
+        client = headers.get("user-agent", "").partition("/")[0][:40]
+        arrival = _Arrival(conversation, client, time.time(), messages, found, admitted)
+        if self._remote is not None and any(isinstance(image.source, RemoteImage) for image in found):
+            admitted = await self._with_remote(self._remote, arrival)
+            arrival = replace(arrival, admitted=admitted)
+        table, numbers, new = await self._tables.number(
+            tenant,
+            conversation.key,
+            [(facts.digest, want) for facts, want in zip(admitted, wanted, strict=True)],
+            lambda table, numbers, new: arrival.settle(table, numbers, new, tokens, self._load_limits),
+        )
+        lost = [
+            image
+            for image, one, number in zip(found, seen, numbers, strict=True)
+            if number in new and one.kept_at < begun and await self._is_lost(tenant, one.facts)
+        ]
+        await self._admit_all(tenant, lost, cuts, since=begun)
+        files = file_names(messages, found) if new else [""] * len(found)  # the others have theirs in their rows
+        records = [
+            _record(number, _origin(messages, image), facts, file, arrival.now, deleted=number in table.deleted)
+            for number, image, facts, file in zip(numbers, found, admitted, files, strict=True)
+        ]
+        put = {facts.digest for facts, one in zip(admitted, seen, strict=True) if one.kept_at >= begun}
+        await self._drop_deleted(tenant, [row for row in records if row.digest in put])
+        if table.kept:  # else a number may be another image's by the next request
+            fresh = {number for one, number in zip(seen, numbers, strict=True) if one.kept_at >= begun}
+            await self._keep_rows(place(tenant, conversation.key, table), records, fresh)
+        renumbered, called = _with_our_numbers(messages, found, wanted, numbers)
+        plain = tuple(facts.plain for facts in admitted)
+        return Ingested(conversation, table, tuple(records), renumbered, tuple(found), tuple(called), plain, token)
 
-        def number(table: ImageTable) -> list[ImageRecord]:
-            rows = zip(found, admitted, wanted, strict=True)
-            return [table.number(_record(image, facts), want) for image, facts, want in rows]
+    async def _without_too_much(self, tenant: str, key: str) -> ImageTable:
+        """The table for a request that brings no images: what was looked at since the last one that did may be too
+        much."""
+        table = await self._tables.get(tenant, key)
+        if not to_forget(table, self._load_limits, ()):
+            return table
+        table, _ = await self._tables.change(
+            tenant, key, lambda table: table.forget(to_forget(table, self._load_limits, ()))
+        )
+        return table
 
-        table, records = await self._tables.update(tenant, conversation.key, number)
-        renumbered = _with_our_numbers(messages, found, wanted, records)
-        return Ingested(conversation, table, tuple(records), renumbered, tuple(found), token)
+    async def _is_lost(self, tenant: str, facts: Admitted) -> bool:
+        """Where the image was before it may have been deleted, by another process."""
+        try:
+            return not facts.problem and await self._blobs.get(tenant, facts.digest) is None
+        except StoreError as error:
+            log.warning("an image could not be read: %s", error)
+            return False
 
-    async def _admit(self, tenant: str, image: FoundImage, cuts: Cuts | None) -> Admitted:
+    async def _drop_deleted(self, tenant: str, records: Sequence[ImageRecord]) -> None:
+        """The client still sends what was deleted, and letting it in has put its bytes back."""
+        for digest in {row.digest for row in records if row.problem == DELETED}:
+            try:
+                if self._holders is not None and not await self._holders.held(tenant, digest):
+                    await self._blobs.delete(tenant, digest)
+            except StoreError as error:
+                log.warning("a deleted image could not be dropped: %s", error)
+
+    async def _keep_rows(self, where: str, records: Sequence[ImageRecord], fresh: Collection[int]) -> None:
+        """Each image has a row of its own from the first request on that brings it.  `fresh`: those whose bytes have
+        just been put into the store; their rows are used then too, so that no part of an image goes before others."""
+        due = {
+            row.number: row
+            for row in records
+            if row.problem != DELETED and (row.number in fresh or f"{where}/{row.number}" not in self._has_row)
+        }
+        if not due:
+            return
+        kept = await self._rows.get_many(where, list(due))
+        try:
+            for number, row in due.items():
+                if self._holders is not None and not row.problem:
+                    await self._holders.hold(where, row.digest, number)  # first: who deletes goes by the rows
+                if number not in kept:
+                    await self._rows.add(where, row)
+                self._has_row.put(f"{where}/{number}", True)
+            await self._take_back(where, list(due.values()))
+        except StoreError as error:
+            log.warning("the row of an image could not be kept: %s", error)
+
+    async def _with_remote(self, remote: RemoteImages, arrival: _Arrival) -> list[Admitted]:
+        """What was admitted, and those by URL as they were found the first time in this conversation.
+
+        Only now is it known which conversation that is.  Its opening has the URL, not what is there: a page that
+        changes must not make another conversation of it.
+        """
+        tenant, key = arrival.conversation.tenant, arrival.conversation.key
+        table = await self._tables.get(tenant, key)
+        if not table.kept:
+            table, _ = await self._tables.change(tenant, key, arrival.begin)
+        fetched = await remote.of(
+            tenant,
+            place(tenant, key, table) if table.kept else None,
+            [image.source.url for image in arrival.found if isinstance(image.source, RemoteImage)],
+            newest=arrival.newest_urls(),
+            deleted={digest for digest, number in table.recent.items() if number in table.deleted},
+        )
+        return [
+            _of_fetched(facts, fetched[image.source.url]) if isinstance(image.source, RemoteImage) else facts
+            for image, facts in zip(arrival.found, arrival.admitted, strict=True)
+        ]
+
+    async def _take_back(self, where: str, rows: Sequence[ImageRecord]) -> None:
+        """What was deleted while it was kept.  Raises `StoreError`."""
+        table = await self._tables.at(where)
+        tenant = where.partition("/")[0]
+        for row in rows:
+            if table is None or row.number in table.deleted:
+                if self._holders is None or await self._holders.let_go(where, row.digest, row.number):
+                    await self._blobs.delete(tenant, row.digest)
+                await self._rows.delete(where, row.number)
+
+    async def _admit_all(
+        self, tenant: str, images: Sequence[FoundImage], cuts: Cuts | None, since: float = -math.inf
+    ) -> list[_Seen]:
+        at_once = asyncio.Semaphore(_AT_ONCE)
+
+        async def admit(image: FoundImage) -> _Seen:
+            async with at_once:
+                return await self._admit(tenant, image, cuts, since)
+
+        return await asyncio.gather(*map(admit, images))
+
+    async def _in_thread(self, tenant: str, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Tenants take turns, so that who brings a thousand images keeps nobody else waiting for all of them."""
+        async with self._places.of(tenant):
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+
+    async def _admit(self, tenant: str, image: FoundImage, cuts: Cuts | None, since: float = -math.inf) -> _Seen:
+        """`since`: what was put into the store before then is put there again."""
         if not isinstance(image.source, Base64Image):
-            digest = hashlib.sha256(image.source.url.encode("utf-8", "replace")).hexdigest()
-            return Admitted(digest, problem="images by URL are not fetched here, send the image itself")
+            problem = "images by URL are not fetched here, send the image itself"
+            return _Seen(Admitted(url_digest(image.source.url), problem=problem), self._clock())
         payload = (cuts.payload(image.source.payload) if cuts else None) or memoryview(
             image.source.payload.encode("utf-8", "replace")
         )
-        loop = asyncio.get_running_loop()
-        wire_digest = await loop.run_in_executor(self._threads, _sha256, payload)
+        wire_digest = await self._in_thread(tenant, _sha256, payload)
         key = (tenant, wire_digest)
         known = self._seen.get(key)
-        if known is not None and (known.facts.problem or self._clock() - known.kept_at < _TRUSTED_SECONDS):
+        since = max(since, self._clock() - _TRUSTED_SECONDS)
+        if known is not None and (known.facts.problem or known.kept_at > since):
             self._seen.move_to_end(key)
-            return known.facts
-        facts, data = await loop.run_in_executor(self._threads, _open, payload, self._limits)
+            return known
+        facts, data = await self._in_thread(tenant, _open, payload, self._limits)
         if data is not None:
             try:
                 await self._blobs.put(tenant, data)
             except StoreError as error:
                 log.warning("an image could not be kept: %s", error)
-                return facts  # not remembered: the next request that brings it tries again
+                return _Seen(facts, self._clock())  # not remembered: the next request that brings it tries again
         else:
             facts = replace(facts, digest=wire_digest)
         self._seen[key] = _Seen(facts, self._clock())
         self._seen.move_to_end(key)
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
-        return facts
+        return self._seen[key]
+
+
+def _of_fetched(unknown: Admitted, image: FetchedImage) -> Admitted:
+    if not image.is_there:
+        return replace(unknown, problem=image.problem)
+    return Admitted(image.digest, image.media_type, image.width, image.height, image.bytes)
 
 
 def _find(messages: list[Any], token: str) -> list[FoundImage]:
@@ -191,40 +408,116 @@ def _open(payload: memoryview, limits: ImageLimits) -> tuple[Admitted, bytes | N
             "", problem=f"too large: {len(payload) * 3 // 4 // 2**20} MiB, limit {limits.max_bytes // 2**20}"
         ), None
     try:
-        data = _decode(payload)
+        data, plain = _decode(payload)
         info = inspect(data, limits)
     except BadImage as error:
         return Admitted("", problem=str(error)), None
     digest = hashlib.sha256(data).hexdigest()
-    return Admitted(digest, info.media_type, info.width, info.height, len(data)), data
+    return Admitted(digest, info.media_type, info.width, info.height, len(data), plain=plain), data
 
 
-def _decode(payload: memoryview) -> bytes:
-    """Strict, because the lenient decoders silently drop what they do not know and hand on damaged pictures."""
+def _decode(payload: memoryview) -> tuple[bytes, bool]:
+    """The bytes, and whether they were written as the standard has it.  Strict, because the lenient decoders silently
+    drop what they do not know and hand on damaged pictures."""
     try:
-        return pybase64.b64decode(payload, validate=True)
+        return pybase64.b64decode(payload, validate=True), True
     except ValueError:
         pass
     text = _ESCAPED_LETTER.sub(lambda match: bytes([int(match[1], 16)]), bytes(payload))
     text = _ESCAPED_FOLD.sub(b"", text).translate(None, b" \t\r\n\\")  # also slashes escaped by a second JSON encoder
     text = text.translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
     try:
-        return pybase64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+        return pybase64.b64decode(text + b"=" * (-len(text) % 4), validate=True), False
     except ValueError:
         raise BadImage("not valid base64") from None
 
 
-def _record(image: FoundImage, facts: Admitted) -> ImageRecord:
+def _record(number: int, origin: str, facts: Admitted, file: str, now: float, *, deleted: bool) -> ImageRecord:
     return ImageRecord(
-        number=0,
+        number=number,
         digest=facts.digest,
         media_type=facts.media_type,
         width=facts.width,
         height=facts.height,
         bytes=facts.size,
-        origin=image.origin,
-        problem=facts.problem,
+        origin=origin,
+        problem=DELETED if deleted else facts.problem,
+        file=file,
+        first_seen=now,
+        last_used=now,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """What a request brings to the table of its conversation."""
+
+    conversation: Conversation
+    client: str
+    now: float
+    messages: Sequence[Any]
+    found: Sequence[FoundImage]
+    admitted: Sequence[Admitted]
+
+    def begin(self, table: ImageTable) -> None:
+        if not table.created:
+            table.name, table.client, table.created = self.conversation.name, self.client, self.now
+
+    def newest_urls(self) -> set[str]:
+        """Of the newest turn."""
+        newest_from = _newest_turn(self.messages)
+        late = (image.source for image in self.found if image.message >= newest_from)
+        return {source.url for source in late if isinstance(source, RemoteImage)}
+
+    def settle(
+        self,
+        table: ImageTable,
+        numbers: Sequence[int],
+        new: Collection[int],
+        tokens: Tokens,
+        limits: LoadLimits,
+    ) -> Collection[int]:
+        """New images are loaded, and those that the newest turn shows again; then what is too much is forgotten.
+        Answers the new ones."""
+        self.begin(table)
+        if self.now - table.used > _USED_SECONDS:
+            table.used = self.now
+        newest_from = _newest_turn(self.messages)
+        newest: set[int] = set()
+        for image, facts, number in zip(self.found, self.admitted, numbers, strict=True):
+            if facts.problem or number in table.deleted:
+                continue
+            if image.message >= newest_from:
+                newest.add(number)
+            adds = tokens(image, facts)
+            if number in table.loaded and number not in new and image.message >= newest_from:
+                table.use(number)  # shown again is used again
+            if number in table.loaded or not adds:
+                continue
+            of_tool = _origin(self.messages, image) == "tool"
+            if number in new:
+                table.arrive(number, tool=of_tool, tokens=adds)
+            elif image.message >= newest_from:
+                table.use(number, adds, tool=of_tool)
+        table.forget(to_forget(table, limits, newest))
+        return new
+
+
+def _origin(messages: Sequence[Any], image: FoundImage) -> str:
+    """A person does not speak between a tool's result and the answer to it: there, a client or router (claude-code-
+    router, LiteLLM) has moved the result's images into a message of the user."""
+    before = messages[image.message - 1] if image.message else None
+    moved = isinstance(before, Mapping) and before.get("role") == "tool"
+    return "tool" if moved and image.origin == "user" else image.origin
+
+
+def _newest_turn(messages: Sequence[Any]) -> int:
+    """The index of the first message that no answer has followed yet."""
+    for index in range(len(messages), 0, -1):
+        message = messages[index - 1]
+        if isinstance(message, Mapping) and message.get("role") == "assistant":
+            return index
+    return 0
 
 
 # The client's own numbers
@@ -236,22 +529,36 @@ def _wanted_numbers(messages: Sequence[Any], found: Sequence[FoundImage]) -> lis
     wanted: list[int | None] = []
     for index, group in groupby(found, key=lambda image: image.message):
         images = list(group)
-        marked = markers(_words(messages[index]))
+        # Not in what a tool says, moved or not: a page could make the person's words mean its own picture.
+        of_person = all(_origin(messages, image) != "tool" for image in images)
+        marked = markers(_words(messages[index])) if of_person else []
         wanted += marked if len(marked) == len(images) else [None] * len(images)
     return wanted
 
 
 def _with_our_numbers(
-    messages: list[Any], found: Sequence[FoundImage], wanted: Sequence[int | None], records: Sequence[ImageRecord]
-) -> list[Any]:
-    """The client's markers rewritten where they could not have the number they say."""
-    changes: dict[int, dict[int, int]] = {}
-    for image, want, record in zip(found, wanted, records, strict=True):
-        if want is not None and want != record.number:
-            changes.setdefault(image.message, {})[want] = record.number
-    return [
-        _renumbered(message, changes[index]) if index in changes else message for index, message in enumerate(messages)
-    ]
+    messages: list[Any], found: Sequence[FoundImage], wanted: Sequence[int | None], numbers: Sequence[int]
+) -> tuple[list[Any], list[int | None]]:
+    """The client's markers rewritten where they could not have the number they say: beside the image, and in the
+    person's words from there on, because a client counts anew after it has compacted a history.  And for each image
+    the number by which the client calls it, if that is another."""
+    called = [want if want != number else None for want, number in zip(wanted, numbers, strict=True)]
+    if not any(called):
+        return messages, called
+    of_message: dict[int, dict[int, int]] = {}
+    for image, want, number in zip(found, wanted, numbers, strict=True):
+        if want is not None:
+            of_message.setdefault(image.message, {})[want] = number
+    changes: dict[int, int] = {}
+    renumbered: list[Any] = []
+    for index, message in enumerate(messages):
+        for want, number in of_message.get(index, {}).items():
+            changes[want] = number
+            if want == number:
+                del changes[want]
+        by_person = isinstance(message, Mapping) and message.get("role") == "user"
+        renumbered.append(_renumbered(message, changes) if changes and by_person else message)
+    return renumbered, called
 
 
 def _words(message: Any) -> str:

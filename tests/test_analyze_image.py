@@ -6,12 +6,13 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
 from cache.looks import Looks
 from cache.memory import MemoryStore
-from cache.table import ImageRecord
+from cache.record import ImageRecord
 from tools.analyze_image import AnalyzeImage, definition
 from tools.call import ToolCall, ToolResult, VisionUsage
 from tools.toolbox import Toolbox, free_name
@@ -70,15 +71,20 @@ class FakeImages:
         self.loaded: list[int] = []
         self.looks: list[tuple[list[int], str, str]] = []
 
-    def records(self) -> Mapping[int, ImageRecord]:
-        return self.table
+    def numbers(self) -> Sequence[int]:
+        return list(self.table)
+
+    async def records(self, numbers: Sequence[int]) -> Mapping[int, ImageRecord]:
+        return {number: self.table[number] for number in numbers if number in self.table}
 
     async def data(self, number: int) -> bytes | None:
         self.loaded.append(number)
         return None if number in self.gone else b"png%d" % number
 
-    async def looked(self, numbers: Sequence[int], task: str, answer: str) -> None:
+    async def looked(self, numbers: Sequence[int], task: str, answer: str, *, tokens: int) -> int:
+        assert tokens > 0
         self.looks.append((list(numbers), task, answer))
+        return len(self.looks)
 
 
 def call(**arguments: object) -> ToolCall:
@@ -228,7 +234,7 @@ async def test_the_same_look_in_another_answer_gives_the_same_bytes_and_costs_no
     eyes.answer = "a dog"
     second = await remembering(looks, eyes).call(call(image="#1", task=" what  is it?\n"))
     assert first.usage == VisionUsage(1, 10, 5)
-    assert second == ToolResult("c1", first.text, VisionUsage(0, 0, 0))
+    assert second == replace(first, usage=VisionUsage(0, 0, 0))
     assert len(eyes.queries) == 1
 
 

@@ -1,4 +1,4 @@
-"""What a number means does not change while the brain works with it."""
+"""The images of a conversation, as the tools see them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import pytest
 
 from cache.blobs import Blobs
 from cache.memory import MemoryStore
+from cache.record import ImageRecord
+from cache.rows import Rows
 from cache.store import StoreError
-from cache.table import ImageRecord, ImageTable
-from cache.tables import Tables
+from cache.table import ImageTable
+from cache.tables import Tables, place
 from router.conversation import Conversation
-from router.images import ConversationImages
+from router.images import ConversationImages, short
 
 pytestmark = pytest.mark.anyio
 
@@ -30,61 +32,118 @@ class Moody(MemoryStore):
         return await super().get(key)
 
     async def swap(self, key: str, old: bytes, new: bytes, *, ttl: float | None = None) -> bool:
-        if self.failing_swap:
+        if self.failing:
             raise StoreError("not now")
         return await super().swap(key, old, new, ttl=ttl)
 
-    failing_swap = False
-
 
 async def images(store: MemoryStore, *digests: str) -> ConversationImages:
-    tables = Tables(store)
+    """As of a request that brought these."""
+    tables, rows = Tables(store), Rows(store)
 
-    def number(table: ImageTable) -> None:
-        for digest in digests:
-            table.number(ImageRecord(0, digest))
+    def arrive(table: ImageTable, numbers: list[int], new: set[int]) -> None:
+        for number in new:
+            table.arrive(number, tool=False, tokens=10)
 
-    table, _ = await tables.update("t", "k", number)
-    return ConversationImages(CHAT, table, blobs=Blobs(store), tables=tables)
+    table, numbers, _ = await tables.number("t", "k", [(digest, None) for digest in digests], arrive)
+    brought = {number: ImageRecord(number, digest) for digest, number in zip(digests, numbers, strict=True)}
+    for row in brought.values():
+        await rows.add(place("t", "k", table), row)
+    return ConversationImages(CHAT, table, brought, blobs=Blobs(store), tables=tables, rows=rows)
 
 
-async def kept(store: MemoryStore) -> dict[str, tuple[int, str]]:
-    return {record.digest: (record.looks, record.last_answer) for record in await Tables(store).get("t", "k")}
+async def kept(of: ConversationImages) -> dict[int, tuple[int, str]]:
+    return {number: (row.looks, row.last_answer) for number, row in (await of.records(of.numbers())).items()}
 
 
 async def test_looks_side_by_side_are_all_kept() -> None:
-    store = MemoryStore(max_bytes=10**6)
-    these = await images(store, "a", "b", "c")
-    await asyncio.gather(*(these.looked([number], "t", f"saw {number}") for number in (1, 2, 3)))
-    assert await kept(store) == {"a": (1, "saw 1"), "b": (1, "saw 2"), "c": (1, "saw 3")}
+    these = await images(MemoryStore(max_bytes=10**6), "a", "b", "c")
+    await asyncio.gather(*(these.looked([number], "t", f"saw {number}", tokens=7) for number in (1, 2, 3)))
+    assert await kept(these) == {1: (1, "saw 1"), 2: (1, "saw 2"), 3: (1, "saw 3")}
+    assert {number: image.tokens for number, image in these.table.loaded.items()} == {1: 17, 2: 17, 3: 17}
 
 
 async def test_a_store_that_fails_takes_no_image_away() -> None:
     store = Moody(max_bytes=10**6)
     these = await images(store, "a", "b")
     store.failing = True
-    await these.looked([1], "t", "saw")
-    assert set(these.records()) == {1, 2}
+    await these.looked([1], "t", "saw", tokens=1)
+    assert these.numbers() == [1, 2]
+    assert set(await these.records([1, 2])) == {1, 2}
 
 
-async def test_what_was_seen_goes_to_the_image_that_was_looked_at_whatever_its_number_is_now() -> None:
-    store = Moody(max_bytes=10**6)
-    await images(store, "a", "b")
-    store.failing = True
-    these = await images(store, "b")
-    assert these.records()[1].digest == "b"
-    store.failing = False
-    await these.looked([1], "t", "saw b")
-    assert await kept(store) == {"a": (0, ""), "b": (1, "saw b")}
-    assert these.records()[1].digest == "b"
+async def test_a_look_makes_an_image_the_most_recently_used() -> None:
+    these = await images(MemoryStore(max_bytes=10**6), "a", "b")
+    await these.looked([1], "t", "saw", tokens=1)
+    assert list(these.table.loaded) == [2, 1]
 
 
-async def test_a_change_that_could_not_be_kept_is_not_made_twice() -> None:
-    store = Moody(max_bytes=10**6)
+@pytest.mark.parametrize("how", ["looked", "recalled"])
+async def test_a_forgotten_image_is_loaded_by_looking_and_by_recalling(how: str) -> None:
+    store = MemoryStore(max_bytes=10**6)
+    these = await images(store, "a", "b")
+    await Tables(store).change("t", "k", lambda table: table.forget([1]))
+    again = await images(store, "b")
+    assert not again.is_loaded(1)
+    stamp = await (again.looked([1], "t", "saw", tokens=5) if how == "looked" else again.recalled(1, tokens=5))
+    assert again.is_loaded(1)
+    assert again.table.stands([1], stamp)
+    assert not again.table.stands([1], these.table.stamp), "what was seen before does not come back by itself"
+
+
+async def test_a_number_of_nobody_is_nothing() -> None:
+    these = await images(MemoryStore(max_bytes=10**6), "a")
+    assert await these.records([2, 0, -1]) == {}
+    assert await these.data(2) is None
+
+
+async def test_the_bytes_are_those_of_the_image() -> None:
+    store = MemoryStore(max_bytes=10**6)
+    digest = await Blobs(store).put("t", b"png")
+    these = await images(store, digest, "gone")
+    assert await these.data(1) == b"png"
+    assert await these.data(2) is None
+
+
+async def test_a_deleted_image_has_no_bytes_and_says_so() -> None:
+    store = MemoryStore(max_bytes=10**6)
+    digest = await Blobs(store).put("t", b"png")
+    await images(store, digest)
+    await Tables(store).change("t", "k", lambda table: table.delete(1))
+    these = await images(store, digest)
+    assert (await these.records([1]))[1].problem == "it was deleted"
+    assert await these.data(1) is None
+
+
+async def test_what_is_learnt_after_the_conversation_was_deleted_is_not_kept() -> None:
+    store = MemoryStore(max_bytes=10**6)
     these = await images(store, "a")
-    store.failing_swap = True
-    table, _ = await Tables(store).update(
-        "t", "k", lambda table: setattr(table.records[1], "looks", table.records[1].looks + 1)
-    )
-    assert table.records[1].looks == 1
-    assert these.records()[1].looks == 0
+    await store.delete("table/t/k")
+    await store.delete(f"row/{these.where}/1")
+    await these.looked([1], "t", "saw", tokens=1)
+    assert [key async for key in store.keys("")] == []
+
+
+async def test_the_first_look_gives_the_description() -> None:
+    these = await images(MemoryStore(max_bytes=10**6), "a", "b")
+    await these.looked([1, 2], "compare", "They differ.", tokens=1)
+    await these.looked([1], "t", "A login form. It has two fields.", tokens=1)
+    await these.looked([1], "t", "Something else.", tokens=1)
+    rows = await these.records([1, 2])
+    assert (rows[1].description, rows[2].description) == ("A login form", "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "description"),
+    [
+        ("A cat.", "A cat"),
+        ("\n\n## A form. With fields.", "A form"),
+        ("x" * 81, "…"),
+        ("one two " * 20, " one two one two one…"),
+        ("", ""),
+        (" \n* \n", ""),
+    ],
+)
+def test_a_description_is_the_beginning_of_an_answer(answer: str, description: str) -> None:
+    assert short(answer).endswith(description)
+    assert len(short(answer)) <= 80

@@ -11,11 +11,14 @@ import pytest
 from PIL import Image
 
 from cache.blobs import Blobs
+from cache.forgetting import LoadLimits
 from cache.image import ImageLimits
 from cache.memory import MemoryStore
+from cache.record import ImageRecord
+from cache.rows import Rows
 from cache.store import StoreError
-from cache.table import ImageRecord
-from cache.tables import Tables
+from cache.table import ImageTable
+from cache.tables import Tables, place
 from router.errors import BadRequest
 from router.ingest import Ingest, Ingested
 from router.protocol.cuts import Cuts, cut
@@ -50,9 +53,13 @@ def user(*content: Any) -> dict[str, Any]:
 class Room:
     def __init__(self, store: MemoryStore | None = None) -> None:
         self.store = store or MemoryStore(max_bytes=10**8)
-        self.blobs, self.tables = Blobs(self.store), Tables(self.store)
+        self.blobs, self.tables, self.rows = Blobs(self.store), Tables(self.store), Rows(self.store)
         self.ingest = Ingest(
-            blobs=self.blobs, tables=self.tables, limits=ImageLimits(max_bytes=2**20, max_pixels=10**6)
+            blobs=self.blobs,
+            tables=self.tables,
+            rows=self.rows,
+            limits=ImageLimits(max_bytes=2**20, max_pixels=10**6),
+            load_limits=LoadLimits(max_loaded=4, keep_loaded=2, max_tokens=10**6),
         )
 
     async def take(self, *messages: Any, tenant: str = "t", session: str = "s", cuts: Cuts | None = None) -> Ingested:
@@ -68,7 +75,7 @@ def room() -> Room:
 def texts(taken: Ingested) -> list[str]:
     """All text of the history, placeholders as the brain sees them."""
     words = []
-    for message in taken.messages(lambda record: placeholder(record, "analyzeImage")):
+    for message in taken.messages(lambda record, called: placeholder(record, "analyzeImage", called)):
         content = message["content"]
         words += [content] if isinstance(content, str) else [one["text"] for one in content]
     return words
@@ -118,6 +125,38 @@ async def test_a_marker_whose_number_is_taken_is_rewritten(room: Room) -> None:
     taken = await room.take(user("[Image #1] and after /compact", part(png("blue"))))
     assert taken.images[0].number == 2
     assert texts(taken)[0] == "[Image #2] and after /compact"
+
+
+async def test_the_clients_number_means_the_same_image_in_what_the_person_says_later(room: Room) -> None:
+    await room.take(user("[Image #1]", part(png("red"))))
+    taken = await room.take(
+        user("[Image #1] as you said before"),
+        user("[Image #1] after /compact", part(png("blue"))),
+        {"role": "assistant", "content": "[Image #1] it is"},
+        user("what of [Image #1]?"),
+    )
+    before, after, stands, answer, later = texts(taken)
+    assert before == "[Image #1] as you said before"
+    assert after == "[Image #2] after /compact"
+    assert "the user's image 1" in stands
+    assert answer == "[Image #1] it is", "the brain's own words are in the server's cache"
+    assert later == "what of [Image #2]?"
+
+
+@pytest.mark.parametrize("moved", [False, True])
+async def test_a_tools_words_do_not_change_what_the_person_means(room: Room, moved: bool) -> None:
+    shot = [{"type": "text", "text": "See [Image #1] below"}, part(png("blue"))]
+    result: dict[str, Any] = {"role": "tool", "tool_call_id": "c", "content": "ok" if moved else shot}
+    taken = await room.take(
+        user("[Image #1] my invoice", part(png("red"))),
+        {"role": "assistant", "content": "ok"},
+        result,
+        *([{"role": "user", "content": shot}] if moved else []),
+        user("Pay the amount in [Image #1]"),
+    )
+    assert [record.number for record in taken.images] == [1, 2]
+    assert texts(taken)[-1] == "Pay the amount in [Image #1]"
+    assert "the user's image" not in str(texts(taken))
 
 
 async def test_markers_of_several_images_are_told_apart(room: Room) -> None:
@@ -213,6 +252,82 @@ async def test_a_store_that_fails_does_not_fail_the_request() -> None:
 async def test_a_number_typed_by_somebody_adds_nothing_to_the_table(room: Room) -> None:
     taken = await room.take(user("[Image #9] is what I mean"), {"role": "tool", "content": "[Image #3]"})
     assert len(taken.table) == 0
+
+
+# Loaded and forgotten
+
+
+def asked(*names: str) -> list[dict[str, Any]]:
+    """A question about each of these pictures, answered."""
+    return [message for name in names for message in (user(part(png(name))), {"role": "assistant", "content": "ok"})]
+
+
+COLOURS = ("red", "green", "blue", "black", "white")
+
+
+async def test_an_image_is_loaded_from_its_arrival(room: Room) -> None:
+    assert list((await room.take(*asked("red", "green"))).table.loaded) == [1, 2]
+
+
+async def test_one_too_many_forgets_at_once_and_down_to_the_lower_mark(room: Room) -> None:
+    assert list((await room.take(*asked(*COLOURS[:4]))).table.loaded) == [1, 2, 3, 4]
+    taken = await room.take(*asked(*COLOURS))
+    assert list(taken.table.loaded) == [4, 5]
+    assert taken.table.forgot == taken.table.stamp > 0
+
+
+async def test_the_newest_turns_images_are_not_forgotten(room: Room) -> None:
+    taken = await room.take(*[user(part(png(name))) for name in COLOURS])
+    assert list(taken.table.loaded) == [1, 2, 3, 4, 5]
+    history = [user(part(png(name))) for name in COLOURS]
+    later = await room.take(*history, {"role": "assistant", "content": "ok"}, user("?"))
+    assert list(later.table.loaded) == [4, 5], "but as soon as they are not the newest any more"
+
+
+async def test_a_forgotten_image_that_is_sent_again_is_loaded(room: Room) -> None:
+    await room.take(*asked(*COLOURS))
+    assert 1 in (await room.take(*asked(*COLOURS), user(part(png("red"))))).table.loaded
+
+
+async def test_a_history_sent_again_loads_nothing(room: Room) -> None:
+    await room.take(*asked(*COLOURS))
+    assert list((await room.take(*asked(*COLOURS), user("and?"))).table.loaded) == [4, 5]
+
+
+async def test_what_was_looked_at_since_is_forgotten_by_a_request_without_images(room: Room) -> None:
+    taken = await room.take(*asked(*COLOURS))
+
+    def look_at_all(table: ImageTable) -> None:
+        for number in range(1, 6):
+            table.use(number)
+
+    await room.tables.change("t", taken.conversation.key, look_at_all)
+    assert list((await room.take(user("and?"))).table.loaded) == [4, 5]
+
+
+async def test_what_cannot_be_looked_at_is_not_loaded(room: Room) -> None:
+    assert list((await room.take(user(part(b"no picture")), user(part(png())))).table.loaded) == [2]
+
+
+async def test_images_that_a_router_moved_out_of_a_tools_result_are_the_tools(room: Room) -> None:
+    history = [user("go"), {"role": "tool", "tool_call_id": "c", "content": "ok"}, user(part(png("red")))]
+    taken = await room.take(*history, {"role": "assistant", "content": "ok"}, user(part(png("blue"))))
+    assert [record.origin for record in taken.images] == ["tool", "user"]
+    assert [image.tool for image in taken.table.loaded.values()] == [True, False]
+
+
+async def test_every_image_has_a_row_with_what_is_known_of_it(room: Room) -> None:
+    taken = await room.take(user(part(png("red"))))
+    rows = await room.rows.get_many(place("t", taken.conversation.key, taken.table), [1])
+    assert rows[1] == taken.images[0]
+
+
+async def test_a_deleted_image_stays_deleted_however_often_it_is_sent(room: Room) -> None:
+    taken = await room.take(*asked("red", "green"))
+    await room.tables.change("t", taken.conversation.key, lambda table: table.delete(1))
+    again = await room.take(*asked("red", "green", "blue"))
+    assert texts(again)[0] == "[Image #1: unreadable, deleted]\n"
+    assert list(again.table.loaded) == [2, 3]
 
 
 # Placeholders: every word of them is in somebody's prefix cache

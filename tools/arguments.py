@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import json_repair
 
 _NAME = re.compile(r"[\w-]{1,64}")
 _PAIR = re.compile(r"\b(\w+)\s*[=:]\s*\"?([^\"\n,}]+)")
+IMAGE_KEYS = ("image", "imageId", "images", "image_id", "imageIds", "image_ids", "number")
+"""Under which models and older prompts name an image."""
+
 _LONGEST = 64 * 1024
 """A model that writes more than this into a look is in a loop; no task needs it."""
 
@@ -38,7 +41,7 @@ def parse_arguments(text: str, *, hopeful: bool = True) -> dict[str, Any]:
     """
     text = text.strip()[:_LONGEST]
     rungs: tuple[Callable[[str], dict[str, Any]], ...] = (_first_value, _xml, _closed)
-    for rung in (*rungs, _repaired, _pairs) if hopeful else rungs:
+    for rung in (*rungs, _repaired, pairs) if hopeful else rungs:
         arguments = rung(text)
         if arguments:
             return arguments
@@ -87,7 +90,8 @@ def _repaired(text: str) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
-def _pairs(text: str) -> dict[str, Any]:
+def pairs(text: str) -> dict[str, Any]:
+    """The last rung by itself: `image=1`, wherever it stands."""
     return {key: value.strip() for key, value in _PAIR.findall(text)}
 
 
@@ -105,6 +109,11 @@ def as_text(value: object) -> str:
             return ", ".join(as_text(item) for item in value)
         case _:
             return json.dumps(value, ensure_ascii=False)
+
+
+def first_of(arguments: Mapping[str, object], keys: Sequence[str]) -> str:
+    """The first of these that says something; empty where none does."""
+    return next((text for key in keys if (text := as_text(arguments.get(key)))), "")
 
 
 def image_numbers(text: str) -> list[int]:

@@ -39,3 +39,9 @@ class ToolResult:
     text: str
     usage: VisionUsage = VisionUsage()
     failed: bool = False
+    images: tuple[int, ...] = ()
+    """The images that the words are about: they go from the prompt when one of these is forgotten."""
+    stamp: int = 0
+    """Of the image table, when they were looked at."""
+    pictures: tuple[int, ...] = ()
+    """The images that a brain with eyes of its own is to be shown with the words."""

@@ -6,16 +6,20 @@ asks: the brain by its tool, or a request that needs a description in an image's
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 from cache.looks import Look, Looks, Seen
-from cache.table import ImageRecord
+from cache.record import ImageRecord
+from cache.store import StoreError
 from tools.call import VisionUsage
 from tools.vision.backend import Region, VisionAnswer, VisionBackend, VisionError, VisionImage, VisionQuery
 from tools.vision.imaging import box
 from tools.vision.question import PROMPT_VERSION
+
+log = logging.getLogger("chiasm.tools")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,9 @@ class ImageGone:
     number: int
 
 
+Deleted = Callable[[Sequence[int]], Awaitable[Collection[int]]]
+"""Which of these images were deleted by now."""
+
 _Outcome = VisionAnswer | LookFailed | ImageGone
 
 
@@ -51,17 +58,18 @@ async def look(
     context: str = "",
     *,
     data: Callable[[int], Awaitable[bytes | None]],
+    deleted: Deleted | None = None,
     looks: Looks | None = None,
     tenant: str = "",
 ) -> VisionAnswer | LookFailed | ImageGone:
     """Ask `eyes`, unless `looks` knows what they said; the usage of the answer is what this very asker has to pay.
 
     `data` gives the bytes of an image by its number, `None` where they are gone; it is asked only when the eyes have
-    to look.  Without `looks` nothing is remembered or shared.
+    to look.  What `deleted` names is not remembered.  Without `looks` nothing is remembered or shared.
     """
 
     async def see() -> Seen[_Outcome]:
-        outcome = await _see(eyes, pictures, task, context, data)
+        outcome = await _see(eyes, pictures, task, context, data, tenant)
         if isinstance(outcome, VisionAnswer) and outcome.whole and outcome.text.strip():
             return Seen(outcome, outcome.text)
         return Seen(outcome, None)
@@ -70,6 +78,12 @@ async def look(
     if looks is None or asked is None:
         return (await see()).outcome
     told = await looks.ask(tenant, asked, see)
+    if told.outcome is not None and deleted is not None:
+        # Who deletes an image goes by what is there; what was seen in it meanwhile is forgotten here.
+        by_now = await deleted(asked.numbers)
+        for picture in pictures:
+            if picture.record.number in by_now:
+                await _forget(looks, tenant, picture.record.digest)
     match told.outcome:
         case None:
             return VisionAnswer(told.text or "", VisionUsage())
@@ -84,12 +98,20 @@ async def look(
             assert_never(told.outcome)
 
 
+async def _forget(looks: Looks, tenant: str, digest: str) -> None:
+    try:
+        await looks.forget(tenant, digest)
+    except StoreError as error:
+        log.warning("what was seen in an image that was deleted could not be forgotten: %s", error)
+
+
 async def _see(
     eyes: VisionBackend,
     pictures: Sequence[Picture],
     task: str,
     context: str,
     data: Callable[[int], Awaitable[bytes | None]],
+    asker: str,
 ) -> _Outcome:
     images = []
     for picture in pictures:
@@ -98,7 +120,7 @@ async def _see(
             return ImageGone(number)
         images.append(VisionImage(number, found, picture.region))
     try:
-        answer = await eyes.look(VisionQuery(tuple(images), task, context))
+        answer = await eyes.look(VisionQuery(tuple(images), task, context, asker))
     except VisionError as error:
         return LookFailed(error, VisionUsage(calls=1))
     return replace(answer, usage=replace(answer.usage, calls=max(1, answer.usage.calls)))
