@@ -14,16 +14,41 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from router.bodies import Bodies, Body, Share
 from router.config import is_loopback
 from router.conversation import tenant_of
-from router.errors import BadRequest, BodyTooLarge, ChiasmError, Forbidden, NotAllowed, ShuttingDown, Unauthorized
+from router.errors import (
+    BadRequest,
+    BodyTooLarge,
+    BodyTooSlow,
+    ChiasmError,
+    Forbidden,
+    NotAllowed,
+    ShuttingDown,
+    TooManyBodies,
+    Unauthorized,
+)
 from router.protocol.openai_chat import error_body
-from router.response import ClientGone, Message, Receive, Send, send_json, start
+from router.response import GIVE_UP, ClientGone, Message, Receive, Send, send_json, start
 
 log = logging.getLogger("chiasm")
 
 LINGER_SECONDS = 2.0
 """For a client that still sends a body which is refused; it costs us reading, so it is not given for ever."""
+
+BODY_PAUSE_SECONDS = 30.0
+"""Silence allowed in the middle of a body."""
+
+LEAST_BODY_RATE = 64 * 1024
+"""Bytes a second, on average, that a body has to come with after its first `BODY_PAUSE_SECONDS`: half a megabit, what
+the slowest lines in use can send.  The largest body that is allowed by default takes half an hour at that rate; whoever
+sends less holds memory for nothing."""
+
+_SHARE = "chiasm.body"
+"""Where the scope holds this request's share of all bodies."""
+
+_BODY_UNREAD = (BodyTooLarge, BodyTooSlow, TooManyBodies)
+"""Refusals that come while the client may still be sending."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -45,11 +70,18 @@ class Door:
     """Wraps an endpoint into an ASGI application."""
 
     def __init__(
-        self, endpoint: Endpoint, *, methods: Sequence[str], api_keys: Sequence[str], open_to_all: bool = False
+        self,
+        endpoint: Endpoint,
+        *,
+        methods: Sequence[str],
+        api_keys: Sequence[str],
+        bodies: Bodies,
+        open_to_all: bool = False,
     ) -> None:
         self._endpoint = endpoint
         self._methods = frozenset(methods)
         self._api_keys = [key.encode() for key in api_keys]
+        self._bodies = bodies
         self._open_to_all = open_to_all
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -60,15 +92,20 @@ class Door:
         try:
             self._check_method(scope["method"])
             tenant = "" if self._open_to_all else self._tenant(headers)
+            scope[_SHARE] = self._bodies.begin(tenant)
             await self._endpoint(Caller(tenant, request_id, headers), scope, receive, watched)
         except ClientGone:
-            return
+            if (give_up := scope.get("extensions", {}).get(GIVE_UP)) is not None:
+                give_up()  # what it did not read would keep the connection open
         except asyncio.CancelledError:
             # The server stops and the time to finish is over.  Not raised again: it would be logged as a fault.
             shutdown = ShuttingDown("the server is shutting down", retry_after=1)
             await self._answer(receive, watched, shutdown, request_id)
         except Exception as error:
             await self._answer(receive, watched, told(error, request_id), request_id)
+        finally:
+            if (share := scope.pop(_SHARE, None)) is not None:
+                share.give_back()
 
     async def _answer(self, receive: Receive, send: _Watched, error: ChiasmError, request_id: str) -> None:
         if send.started:
@@ -82,7 +119,7 @@ class Door:
         if isinstance(error, NotAllowed):
             headers["allow"] = ", ".join(sorted(self._methods))
         body = orjson.dumps(error_body(error))
-        if isinstance(error, BodyTooLarge):
+        if isinstance(error, _BODY_UNREAD):
             await _refuse_the_rest(receive, send, error.status, body, headers)
         else:
             await send_json(send, error.status, body, headers)
@@ -147,21 +184,47 @@ async def _refuse_the_rest(receive: Receive, send: Send, status: int, body: byte
 
 
 async def read_body(scope: Any, receive: Receive, *, most: int) -> bytearray:
-    """The whole body, in one buffer that is not copied again.  Raises `BodyTooLarge`, `ClientGone`."""
-    too_large = BodyTooLarge(f"the body is larger than {most // 2**20} MiB (server.max_body_mib)")
-    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-    if declared.isdigit() and int(declared) > most:
-        raise too_large
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        body += message.get("body", b"")
-        if len(body) > most:
-            raise too_large
-        if not message.get("more_body", False):
-            break
+    """The whole body, in one buffer that is not copied again.
+
+    Raises `BodyTooLarge`, `BodyTooSlow`, `TooManyBodies`, `ClientGone`.
+    """
+    share: Share = scope[_SHARE]
+    body = Body()
+    try:
+        await _fill(body, scope, receive, most, share)
+    except BaseException:
+        body.clear()  # whatever still holds it: the error and this frame hold each other
+        share.give_back()
+        raise
+    share.until_gone(body)
     if not body:
         raise BadRequest("the body is empty; send JSON")
     return body
+
+
+async def _fill(body: Body, scope: Any, receive: Receive, most: int, share: Share) -> None:
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    if declared.isdigit() and int(declared) > most:
+        raise _too_large(most)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    while True:
+        enough_by = begun + BODY_PAUSE_SECONDS + len(body) / LEAST_BODY_RATE
+        try:
+            async with asyncio.timeout_at(min(enough_by, loop.time() + BODY_PAUSE_SECONDS)):
+                message = await receive()
+        except TimeoutError:
+            raise BodyTooSlow(f"the body came too slowly: {len(body)} bytes in {loop.time() - begun:.0f} s") from None
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        piece = message.get("body", b"")
+        if len(body) + len(piece) > most:
+            raise _too_large(most)
+        share.take(len(piece))
+        body += piece
+        if not message.get("more_body", False):
+            return
+
+
+def _too_large(most: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {most // 2**20} MiB (server.max_body_mib)")

@@ -8,11 +8,16 @@
     │   ├── UnknownModel        404 model_not_found
     │   ├── NoSuchPath          404
     │   ├── NotAllowed          405
-    │   └── BodyTooLarge        413
+    │   ├── BodyTooLarge        413
+    │   ├── BodyTooSlow         408
+    │   ├── HeadTooSlow         408
+    │   └── HeadTooLarge        431
     ├── UpstreamError           the brain's server's
     │   ├── UpstreamRefused     its own 4xx or 429: status and words kept
     │   ├── UpstreamBroken      502: unreachable, its 5xx, cut off, garbled, an error in its stream
     │   └── UpstreamSilent      504: nothing within the time allowed
+    ├── Overloaded              503: ours, soon over
+    │   └── TooManyBodies
     └── ShuttingDown            503: ours
 
 An error is turned into a response in one place, at the border (`router.door`): before the stream began as
@@ -102,6 +107,21 @@ class BodyTooLarge(RequestError):
     code = "request_too_large"
 
 
+class BodyTooSlow(RequestError):
+    status = 408
+    code = "request_timeout"
+
+
+class HeadTooSlow(RequestError):
+    status = 408
+    code = "request_timeout"
+
+
+class HeadTooLarge(RequestError):
+    status = 431
+    code = "headers_too_large"
+
+
 class UpstreamError(ChiasmError):
     status = 502
     type = "upstream_error"
@@ -121,6 +141,17 @@ class UpstreamBroken(UpstreamError):
 class UpstreamSilent(UpstreamError):
     status = 504
     code = "upstream_timeout"
+
+
+class Overloaded(ChiasmError):
+    """More than we take at once; always says when to try again."""
+
+    status = 503
+    code = "overloaded"
+
+
+class TooManyBodies(Overloaded):
+    """The client may still be sending."""
 
 
 class ShuttingDown(ChiasmError):

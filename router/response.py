@@ -17,7 +17,11 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 STALLED_SECONDS = 60.0
-"""A client that takes nothing for this long while we have something for it is gone in all but name."""
+"""A client that takes nothing for this long while we have something for it is gone in all but name.  Streams end by it
+here; whole answers, and what is left of any answer, in `router.connection`."""
+
+GIVE_UP = "chiasm.give_up"
+"""Under this name a scope's extensions hold what closes the connection at once, with all that waits to be written."""
 
 
 class ClientGone(Exception):

@@ -6,32 +6,60 @@ import asyncio
 import logging
 import socket
 import sys
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
 from cache.store import StoreError
-from router.app import create_app, open_configured_store, refuse_what_is_not_built, without_effect
+from router.app import create_app, open_configured_store, without_effect
 from router.config import ConfigError, Settings, TextSettings
+from router.connection import KEEP_ALIVE_SECONDS, Connection
 
 _BACKLOG = 2048
+
+MOST_CONNECTIONS = 8192
+"""Of one process, each with an answer that may run for minutes: some 300 MB where all of them do."""
+
+_OTHER_DESCRIPTORS = 512
+"""Files of the store, the listening socket, and connections that are told that there is no room."""
 
 
 def serve(settings: Settings, *, workers: int = 1) -> None:
     """Serve until SIGTERM or SIGINT.  Raises `ConfigError` and `OSError` (the address cannot be had) before anything
     listens."""
-    refuse_what_is_not_built(settings)
     for line in without_effect(settings):
         print(f"chiasm: note: {line}", file=sys.stderr)  # noqa: T201 (to whoever started it)
     _try_the_store(settings)
     listening = _listen(settings.server.host, settings.server.port)
-    config = uvicorn.Config(
+    config = configured(
         partial(_application, settings),
         factory=True,
+        workers=workers,
+        connections=_room_for_connections(),
+        # uvicorn counts whole seconds, and takes 0 for "no limit"
+        drain_seconds=max(1, round(settings.server.drain_seconds)),
+    )
+    print(greeting(settings, listening.getsockname()[1]), flush=True)  # noqa: T201 (this is what the user waits for)
+    with listening:
+        if workers > 1:
+            Multiprocess(config, sockets=[listening]).run()
+        else:
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def configured(
+    app: Any, *, drain_seconds: int, connections: int | None = None, factory: bool = False, workers: int = 1
+) -> uvicorn.Config:
+    """How this application is served."""
+    return uvicorn.Config(
+        app,
+        factory=factory,
         loop="auto",
-        http="httptools",  # h11 lets a request be smuggled behind one with both length headers
+        http=Connection,  # by httptools: h11 lets a request be smuggled behind one with both length headers
         ws="none",
         lifespan="on",
         log_config=None,
@@ -40,15 +68,29 @@ def serve(settings: Settings, *, workers: int = 1) -> None:
         proxy_headers=False,  # nothing here asks where a request came from, so nobody need be believed about it
         backlog=_BACKLOG,
         workers=workers,
-        # uvicorn counts whole seconds, and takes 0 for "no limit"
-        timeout_graceful_shutdown=max(1, round(settings.server.drain_seconds)),
+        limit_concurrency=connections,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=drain_seconds,
     )
-    print(greeting(settings, listening.getsockname()[1]), flush=True)  # noqa: T201 (this is what the user waits for)
-    with listening:
-        if workers > 1:
-            Multiprocess(config, sockets=[listening]).run()
-        else:
-            uvicorn.Server(config).run(sockets=[listening])
+
+
+def _room_for_connections() -> int:
+    """As many as there are descriptors for, of which each connection may need three: its own, the brain's, and the
+    eyes'.  Asks the system for as many as that takes."""
+    try:
+        import resource
+    except ImportError:  # a system without such limits
+        return MOST_CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 3 * MOST_CONNECTIONS + _OTHER_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        more = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(ValueError, OSError):  # some systems have a lower limit that they do not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+            soft = more
+    if soft == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return min(MOST_CONNECTIONS, max(64, (soft - _OTHER_DESCRIPTORS) // 3))
 
 
 def _try_the_store(settings: Settings) -> None:

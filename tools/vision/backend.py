@@ -34,6 +34,8 @@ class VisionQuery:
     images: tuple[VisionImage, ...]
     task: str
     context: str = ""
+    asker: str = ""
+    """Whose question it is.  It changes no answer: askers are served in turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,13 @@ class VisionError(Exception):
     def __init__(self, message: str, *, retryable: bool) -> None:
         super().__init__(message)
         self.retryable = retryable
+
+
+class VisionBusy(VisionError):
+    """Too many looks of the same asker wait already; nobody was asked."""
+
+    def __init__(self) -> None:
+        super().__init__("The vision model is busy: too many looks are waiting.", retryable=True)
 
 
 class VisionBackend(Protocol):

@@ -31,9 +31,11 @@ from PIL import Image
 
 from cache.image import DEFAULT_LIMITS, ImageLimits
 from tools.call import VisionUsage
-from tools.vision.backend import VisionAnswer, VisionError, VisionImage, VisionQuery
+from tools.places import LineTooLong
+from tools.vision.backend import VisionAnswer, VisionBusy, VisionError, VisionImage, VisionQuery
 from tools.vision.imaging import upright
 from tools.vision.special_tokens import neutralise
+from tools.vision.turns import places_for
 
 LONGEST_SIDE = 2560
 MOST_PIXELS = 4_194_304
@@ -80,8 +82,10 @@ class OcrEyes:
         max_concurrency: int = 1,
         timeout_seconds: float = 120.0,
         limits: ImageLimits = DEFAULT_LIMITS,
+        askers: int = 1,
     ) -> None:
         self.name = name
+        self._places = places_for(max_concurrency, askers)
         self._timeout = timeout_seconds
         self._limits = limits
         self._threads = ThreadPoolExecutor(max_concurrency, thread_name_prefix=f"eyes-{name}")
@@ -95,11 +99,13 @@ class OcrEyes:
     async def look(self, query: VisionQuery) -> VisionAnswer:
         """All text in the pictures of `query`, one section each.  Raises `VisionError` only."""
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout), self._places.of(query.asker):
                 # One job per picture, so that a cancelled look has at most one of them still in work.
                 sections = [await self._read(image) for image in query.images]
         except VisionError:
             raise
+        except LineTooLong:
+            raise VisionBusy from None
         except TimeoutError as error:
             raise VisionError(f"Text recognition did not finish within {self._timeout:g} s.", retryable=True) from error
         except Exception as error:

@@ -28,8 +28,11 @@ def open_eyes(
     max_concurrency: int = 8,
     timeout_seconds: float = 120.0,
     limits: ImageLimits = DEFAULT_LIMITS,
+    askers: int = 1,
 ) -> VisionBackend:
-    """Make the eyes of `kind`; arguments as in a `[[vision]]` table.  Opens no connection and loads no model.
+    """Make the eyes of `kind`; arguments as in a `[[vision]]` table, and how many `askers` there can be.
+
+    Opens no connection and loads no model.
 
     `qwen` and `openai` need `client` and `base_url` (else `ValueError`); the client stays its maker's to close.  `ocr`
     needs neither, and always reads one picture at a time.
@@ -37,7 +40,7 @@ def open_eyes(
     match kind:
         case "ocr":
             # A second recognition would only share the same cores, at another half gigabyte.
-            return OcrEyes(name=name, timeout_seconds=timeout_seconds, limits=limits)
+            return OcrEyes(name=name, timeout_seconds=timeout_seconds, limits=limits, askers=askers)
         case "qwen" | "openai":
             if client is None or not base_url:
                 raise ValueError(f"eyes {name!r} of kind {kind!r} need a client and a base_url ending in /v1")
@@ -53,6 +56,7 @@ def open_eyes(
                 max_concurrency=max_concurrency,
                 timeout_seconds=timeout_seconds,
                 limits=limits,
+                askers=askers,
             )
         case _:
             assert_never(kind)

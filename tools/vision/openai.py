@@ -29,11 +29,13 @@ import orjson
 import pybase64
 
 from cache.image import DEFAULT_LIMITS, ImageLimits
-from tools.vision.backend import VisionAnswer, VisionError, VisionImage, VisionQuery
+from tools.places import LineTooLong
+from tools.vision.backend import VisionAnswer, VisionBusy, VisionError, VisionImage, VisionQuery
 from tools.vision.imaging import prepare
 from tools.vision.question import SYSTEM, Shown, notes_for_brain, question
 from tools.vision.reply import Reply, read_reply
 from tools.vision.server_words import complaint, server_words
+from tools.vision.turns import places_for
 
 CONNECT_SECONDS = 5.0
 """A server that is up accepts at once, even when it is busy."""
@@ -103,8 +105,8 @@ class OpenAIEyes:
     """A `VisionBackend` over Chat Completions.
 
     `client` is lent: its owner closes it.  `base_url` ends in `/v1`; without a `model`, the first that the server lists
-    is taken, asked on first use.  Limits: `max_tokens` per answer, `max_concurrency` looks at once, and
-    `timeout_seconds` for a look in all, waiting for a place included.
+    is taken, asked on first use.  Limits: `max_tokens` per answer, `max_concurrency` looks at once, given to `askers`
+    in turn, and `timeout_seconds` for a look in all, waiting for a place included.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class OpenAIEyes:
         timeout_seconds: float = 120.0,
         limits: ImageLimits = DEFAULT_LIMITS,
         profile: EyesProfile = OPENAI,
+        askers: int = 1,
     ) -> None:
         self.name = name
         self._client = client
@@ -130,7 +133,7 @@ class OpenAIEyes:
         self._api_key = api_key
         self._thinking = thinking
         self._max_tokens = max_tokens
-        self._places = asyncio.Semaphore(max_concurrency)
+        self._places = places_for(max_concurrency, askers)
         self._timeout = timeout_seconds
         self._limits = limits
         self._profile = profile
@@ -146,11 +149,13 @@ class OpenAIEyes:
         """Answer `query`.  Raises `VisionError` only; a cancelled look closes its connection and frees its place."""
         placed = False
         try:
-            async with asyncio.timeout(self._timeout), self._places:
+            async with asyncio.timeout(self._timeout), self._places.of(query.asker):
                 placed = True
                 return await self._answer(query)
         except VisionError:
             raise
+        except LineTooLong:
+            raise VisionBusy from None
         except TimeoutError as error:
             what = "did not answer" if placed else "was busy and had no place free"
             raise VisionError(f"The vision model {what} within {self._timeout:g} s.", retryable=True) from error
@@ -214,7 +219,7 @@ class OpenAIEyes:
             usage += reply.usage
         if not reply.text:
             raise _nothing_said(reply)
-        whole = not reply.cut and not reply.refusal
+        whole = reply.ended and not reply.refusal
         return VisionAnswer(_with_notes(reply, notes_for_brain(shown)), usage, whole)
 
     async def _prepared(self, image: VisionImage) -> _Picture:

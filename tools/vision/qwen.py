@@ -44,6 +44,7 @@ class QwenEyes(OpenAIEyes):
         max_concurrency: int = 8,
         timeout_seconds: float = 120.0,
         limits: ImageLimits = DEFAULT_LIMITS,
+        askers: int = 1,
     ) -> None:
         super().__init__(
             client,
@@ -57,4 +58,5 @@ class QwenEyes(OpenAIEyes):
             timeout_seconds=timeout_seconds,
             limits=limits,
             profile=QWEN,
+            askers=askers,
         )

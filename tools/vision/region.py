@@ -14,6 +14,9 @@ _NUMBER = re.compile(
     r"(?:\b(?P<name>[a-z]+)\b[\"']?\s*[:=]?\s*[\"']?)?(?P<value>[-+]?(?:\d{1,9}(?:\.\d{0,9})?|\.\d{1,9}))\s*(?P<unit>%|px)?",
     re.IGNORECASE,
 )
+_LONGEST = 500
+"""Characters; four numbers with names take fifty.  Blanks in the middle would cost the square of their number."""
+
 _BETWEEN = re.compile(r"[\s,;()\[\]{}\"'/]*")
 
 
@@ -37,6 +40,8 @@ def parse_region(text: str, width: int, height: int) -> Region:
 
 def _numbers(text: str, width: int, height: int) -> dict[str, tuple[str, str]]:
     """Value and unit under each of x, y, w, h."""
+    if len(text) > _LONGEST:
+        raise ValueError(f"region {text[:60]!r} is too long. {_how(width, height)}")
     found: list[tuple[str | None, str, str]] = []
     position = _skip(text, 0)
     while position < len(text) and len(found) <= len(_ORDER):

@@ -22,19 +22,24 @@ LOOP_WINDOW = 8000
 LOOP_LEAST = 160
 """Characters that have to be repetition before it counts as a loop: a ruler of dashes stays."""
 
+_MOST_TOKENS = 2**40
+"""A larger count is none; JSON has room for 64 bits when several are added up."""
+
 LOOP_TIMES = 4
 """How often a piece must come again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model said, thoughts removed; `text` may be empty.  `cut` and `looped` say that it did not end there."""
+    """What the model said, thoughts removed; `text` may be empty.  `cut` and `looped` say that it did not end there;
+    `ended`, that it ended by itself, rather than at a limit, a filter or a fault."""
 
     text: str
     cut: bool
     looped: bool
     refusal: str
     usage: VisionUsage
+    ended: bool = True
 
 
 def read_reply(payload: bytes, media_type: str) -> Reply | None:
@@ -56,10 +61,12 @@ def read_reply(payload: bytes, media_type: str) -> Reply | None:
     # Where the server has parsed the thoughts out, a "</think>" in the content is something that was read.
     parsed = any(_text(message.get(key)).strip() for key in ("reasoning", "reasoning_content"))
     text = neutralise(content if parsed else _without_thoughts(content)).strip()
-    cut = first.get("finish_reason") == "length"
+    finish = first.get("finish_reason")
+    cut = finish == "length"
     # A loop never ends by itself.  A model that stopped of its own accord has seen what it repeats: a log, a table.
     kept = _without_loop(text) if cut else text
-    return Reply(kept, cut, len(kept) < len(text), _text(message.get("refusal")).strip(), _usage(body))
+    refusal = _text(message.get("refusal")).strip()
+    return Reply(kept, cut, len(kept) < len(text), refusal, _usage(body), ended=finish in ("stop", None))
 
 
 def _text(content: object) -> str:
@@ -107,4 +114,4 @@ def _usage(body: dict[str, object]) -> VisionUsage:
 
 
 def _count(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MOST_TOKENS else 0

@@ -1,7 +1,7 @@
 """Text that a tokenizer would read as machinery is made plain text again.
 
 Engines look for special tokens in the text of a request: `<|image_pad|>` typed by a user takes the place of the real
-picture or brings the server down (vLLM #57740, CVE-2026-44222), `<|im_end|>` ends the turn, and llama.cpp counts
+picture or brings the server down (CVE-2026-44222), `<|im_end|>` ends the turn, and llama.cpp counts
 `<__media__>` against the pictures it was sent.  The same text arrives from a picture, when it is read out to the brain.
 
 One space after the `<` is enough, since these tokens match as whole strings only.  A visible space and not a

@@ -1,0 +1,183 @@
+"""One who asks for much keeps nobody else waiting, and is told when it is too much."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import pytest
+
+import router.ingest
+import tools.vision.turns
+from tests.brain import Asked, Script, looks, says
+from tests.eyes import sees
+from tests.live import House, becomes, live, picture, shown, soon, user
+from tools.call import ToolCall, ToolResult
+from tools.definition import ToolDefinition
+from tools.toolbox import LOOKS_AT_ONCE, MOST_CALLS, Toolbox
+
+pytestmark = [pytest.mark.anyio]
+
+KEYS = ["many", "one"]
+
+
+def key(name: str) -> dict[str, str]:
+    return {"x-api-key": name}
+
+
+def looks_once(asked: Asked) -> Script:
+    if asked.messages[-1]["role"] == "tool":
+        return says("So.")
+    return says(looks(1, f"Look for {asked.messages[0]['content'][0]['text']}."))
+
+
+async def ask(house: House, who: str, seed: int) -> None:
+    answer = await house.chat(user(f"{who} {seed}", shown(picture(seed))), headers=key(who), stream=True)
+    assert answer.text == "So."
+
+
+@pytest.mark.live
+async def test_who_asks_one_thing_is_looked_for_before_the_rest_of_him_who_asks_many() -> None:
+    async with live(server={"api_keys": KEYS}, vision={"max_concurrency": 1}) as house:
+        house.brain.answers = looks_once
+        gate = asyncio.Event()
+        house.eyes.answers = lambda asked: sees("A cat.", after=gate)
+        many = [asyncio.ensure_future(ask(house, "many", seed)) for seed in range(6)]
+        await soon(house.eyes.came())
+        one = asyncio.ensure_future(ask(house, "one", 99))
+        await soon(house.brain.came(7))
+        await asyncio.sleep(0.3)  # all of them have asked for their look
+        gate.set()
+        await soon(asyncio.gather(one, *many))
+        assert house.eyes.at_once == 1
+        asked_for = [look.words for look in house.eyes.looks]
+        assert [position for position, words in enumerate(asked_for) if "for one" in words] in ([1], [2])
+
+
+@pytest.mark.live
+async def test_a_place_is_free_for_another_however_many_looks_one_has_under_way() -> None:
+    async with live(server={"api_keys": KEYS}, vision={"max_concurrency": 4}) as house:
+        house.brain.answers = looks_once
+        gate = asyncio.Event()
+        house.eyes.answers = lambda asked: sees("A cat.", after=gate)
+        many = [asyncio.ensure_future(ask(house, "many", seed)) for seed in range(6)]
+        await soon(house.eyes.came(3))
+        house.eyes.will(sees("A dog."))
+        await soon(ask(house, "one", 99))
+        assert len(house.eyes.looks) == 4
+        gate.set()
+        await soon(asyncio.gather(*many))
+
+
+@pytest.mark.live
+async def test_too_many_looks_are_told_to_the_brain_as_busy_and_the_answer_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tools.vision.turns, "WAITING_PER_PLACE", 1)
+    async with live(vision={"max_concurrency": 1}) as house:
+        gate = asyncio.Event()
+        house.eyes.answers = lambda asked: sees("A cat.", after=gate)
+        house.brain.will(says(*[looks(1, f"Question {number}?") for number in range(5)]), says("So."))
+        asking = asyncio.ensure_future(house.chat(user(shown(picture(1))), stream=True))
+        await soon(house.eyes.came())
+        await asyncio.sleep(0.2)
+        gate.set()
+        assert (await soon(asking)).text == "So."
+        results = [message["content"] for message in house.brain.asked[1].messages if message["role"] == "tool"]
+        assert sum("The vision model is busy" in result for result in results) == 3
+        assert sum("A cat." in result for result in results) == 2
+        assert len(house.eyes.looks) == 2
+
+
+@pytest.mark.live
+async def test_too_many_captions_are_a_503_that_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools.vision.turns, "WAITING_PER_PLACE", 0)
+    async with live(text={"images": "caption"}, vision={"max_concurrency": 1}) as house:
+        gate = asyncio.Event()
+        house.eyes.answers = lambda asked: sees("A cat.", after=gate)
+        house.brain.will(says("So."), says("So."))
+        first = asyncio.ensure_future(house.chat(user("First", shown(picture(1)))))
+        await soon(house.eyes.came())
+        messages = [user("Second", shown(picture(2)))]
+        got = await house.send({"messages": messages})
+        assert (got.status, got.error["code"], got.headers["retry-after"]) == (503, "overloaded", "5")
+        gate.set()
+        assert (await soon(first)).text == "So."
+        assert (await house.send({"messages": messages})).status == 200
+
+
+@pytest.mark.live
+async def test_a_request_of_forty_images_in_caption_mode_has_them_all_described_some_at_a_time() -> None:
+    async with live(text={"images": "caption"}, vision={"max_concurrency": 20}) as house:
+        house.eyes.answers = lambda asked: sees("A cat.", after=0.02)
+        house.brain.will(says("So."))
+        await house.chat(user(*(shown(picture(seed)) for seed in range(40))))
+        assert str(house.brain.asked[0].messages).count("A cat.") == 40
+        assert 1 < house.eyes.at_once <= LOOKS_AT_ONCE
+
+
+@pytest.mark.live
+async def test_one_image_is_admitted_between_those_of_another_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    really = router.ingest._open
+
+    def slowly(payload: memoryview, *rest: Any) -> Any:
+        time.sleep(0.01)
+        opened.append(len(payload))
+        return really(payload, *rest)
+
+    monkeypatch.setattr(router.ingest, "_open", slowly)
+    mine = picture(500)
+    async with live(server={"api_keys": KEYS}) as house:
+        house.brain.answers = lambda asked: says("So.")
+        others = [shown(picture(seed)) for seed in range(100)]
+        many = asyncio.ensure_future(house.chat(user(*others), headers=key("many")))
+        await becomes(lambda: len(opened) > 2)
+        await house.chat(user(shown(mine)), headers=key("one"))
+        assert len(opened) < 60
+        await soon(many)
+        assert len(opened) == 101
+        assert "[Image #100]" in str([asked.messages for asked in house.brain.asked])
+
+
+@pytest.mark.live
+async def test_a_history_of_hundreds_of_known_images_goes_on() -> None:
+    async with live() as house:
+        house.brain.answers = lambda asked: says("So.")
+        messages = [user(*(shown(picture(seed)) for seed in range(300)))]
+        for _ in range(2):
+            got = await house.send(orjson.dumps({"messages": messages}))
+            assert got.status == 200
+        assert "[Image #300]" in str(house.brain.asked[1].messages)
+
+
+class Counting:
+    """Counts how many of its calls run side by side."""
+
+    definition = ToolDefinition("count", "Counts.", {"type": "object", "properties": {}})
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.running = 0
+        self.at_once = 0
+
+    async def call(self, call: ToolCall) -> ToolResult:
+        self.calls.append(call.id)
+        self.running += 1
+        self.at_once = max(self.at_once, self.running)
+        await asyncio.sleep(0)
+        self.running -= 1
+        return ToolResult(call.id, "done")
+
+
+async def test_of_many_calls_in_one_turn_some_run_at_once_and_those_beyond_the_limit_are_told_so() -> None:
+    tool = Counting()
+    calls = [ToolCall(f"c{number}", "count", "{}") for number in range(MOST_CALLS + 5)]
+    results: Sequence[ToolResult] = await Toolbox([tool]).call_all(calls)
+    assert [result.call_id for result in results] == [call.id for call in calls]
+    assert tool.at_once == LOOKS_AT_ONCE
+    assert len(tool.calls) == MOST_CALLS
+    assert all("one too many" in result.text and result.failed for result in results[MOST_CALLS:])
