@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check format test-clients test-engines test-mutants bench clean
+.PHONY: demo test check format test-clients test-engines test-mutants test-faults bench bench-prefix clean
 
 demo: $(VENV)/.run
 	@$(BIN)/chiasm demo
@@ -39,8 +39,16 @@ test-engines: $(VENV)/.dev
 test-mutants: $(VENV)/.dev
 	tests/mutants/run.sh
 
+# Fifty thousand bodies that no client would send (minutes); a part of them is in `make test`.
+test-faults: $(VENV)/.dev
+	CHIASM_FUZZ=50000 $(BIN)/pytest tests/test_fuzz.py
+
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/overhead.py
+
+# How much of each prompt a prefix cache can use again, in a long session.
+bench-prefix: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.prefix
 
 # The environments: the lock file names every package by version and hash; the project itself is linked in.
 $(VENV)/bin/python:

@@ -14,23 +14,36 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from cache.blobs import Blobs
+from cache.forgetting import LoadLimits
+from cache.holders import Holders
 from cache.image import ImageLimits
+from cache.looks import Looks
 from cache.open import open_store
+from cache.rows import Rows
+from cache.sources.fetch import Fetch
+from cache.sources.location import AllowedHost
+from cache.sources.remote_images import RemoteImages
 from cache.store import Store, StoreError
 from cache.tables import Tables
-from router import endpoints
+from router import endpoints, health
+from router.afterwards import Afterwards
+from router.bodies import Bodies
 from router.brain import Brain
 from router.caption import Captions
-from router.config import ConfigError, ImagesSettings, Settings, TextSettings, VisionSettings
-from router.deferred import DeferredTurns
+from router.config import Settings, TextSettings, VisionSettings
 from router.door import Caller, Door, Endpoint
 from router.endpoints import Rooms
 from router.errors import NoSuchPath
+from router.health import Readiness
+from router.hidden_turns import HiddenTurns
 from router.http_client import http_client
 from router.ingest import Ingest
+from router.preparation import Preparation
 from router.response import Receive, Send
+from router.since import Since
 from router.upstream import Upstream
 from tools.vision.backend import VisionBackend
+from tools.vision.courteous import Courteous
 from tools.vision.open import open_eyes
 
 log = logging.getLogger("chiasm")
@@ -42,22 +55,21 @@ _SWEEP_SECONDS = 600.0
 def create_app(settings: Settings) -> Starlette:
     """The ASGI application.  Connections and files are opened by its lifespan and closed with it.
 
-    Raises `ConfigError` for what this version cannot do; the lifespan raises `StoreError` for a store that cannot be
-    opened.
+    The lifespan raises `StoreError` for a store that cannot be opened.
     """
-    refuse_what_is_not_built(settings)
     keys = [key.get_secret_value() for key in settings.server.api_keys]
+    bodies = Bodies(largest=int(settings.server.max_body_mib * 2**20), tenants=len(keys))
 
     def door(endpoint: Endpoint, *methods: str, open_to_all: bool = False) -> Door:
-        return Door(endpoint, methods=methods, api_keys=keys, open_to_all=open_to_all)
+        return Door(endpoint, methods=methods, api_keys=keys, bodies=bodies, open_to_all=open_to_all)
 
     app = _Application(
         routes=[
             Route("/v1/chat/completions", door(endpoints.chat_completions, "POST")),
             Route("/v1/models", door(endpoints.models, "GET", "HEAD")),
             Route("/v1/models/{model:path}", door(endpoints.models, "GET", "HEAD")),
-            Route("/healthz", door(endpoints.healthz, "GET", "HEAD", open_to_all=True)),
-            Route("/readyz", door(endpoints.readyz, "GET", "HEAD", open_to_all=True)),
+            Route("/healthz", door(health.healthz, "GET", "HEAD", open_to_all=True)),
+            Route("/readyz", door(health.readyz, "GET", "HEAD", open_to_all=True)),
         ],
         lifespan=lambda _: _lifespan(settings),
     )
@@ -93,25 +105,9 @@ async def _no_such_path(caller: Caller, scope: Any, receive: Receive, send: Send
     raise NoSuchPath(f"there is nothing at {scope['path'][:200]!r}; clients use the base URL ending in /v1")
 
 
-def refuse_what_is_not_built(settings: Settings) -> None:
-    """Options of the contract that this version cannot honour are refused at start rather than ignored in use."""
-    for number, text in enumerate(settings.text, 1):
-        if text.images == "native":
-            raise ConfigError(
-                f"[[text]] #{number} images = 'native' is not part of this version; use 'tool', 'caption' or 'off'"
-            )
-    if settings.images.remote_urls == "allow":
-        raise ConfigError("[images] remote_urls = 'allow' is not part of this version; leave it 'off'")
-
-
 def without_effect(settings: Settings) -> list[str]:
     """Options that were set and do nothing yet, a line each: nobody should find out by waiting for their effect."""
-    defaults = ImagesSettings()
-    names = [
-        f"[images] {name}"
-        for name in ("max_loaded", "keep_loaded", "max_loaded_tokens")
-        if getattr(settings.images, name) != getattr(defaults, name)
-    ]
+    names: list[str] = []
     if settings.server.admin_key.get_secret_value():
         names.append("[server] admin_key")
     names += [f"[[vision]] #{number} engine" for number, eyes in enumerate(settings.vision, 1) if eyes.engine != "auto"]
@@ -119,8 +115,7 @@ def without_effect(settings: Settings) -> list[str]:
 
 
 @asynccontextmanager
-async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms]]:
-    ttl = settings.store.retention_hours * 3600
+async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms | Readiness]]:
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(http_client())
         store = open_configured_store(settings)
@@ -129,27 +124,50 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms]]:
             max_bytes=int(settings.images.max_image_mib * 2**20),
             max_pixels=int(settings.images.max_megapixels * 1_000_000),
         )
-        eyes = [_open_eyes(one, client, limits) for one in settings.vision]
+        eyes = [_open_eyes(one, client, limits, askers=len(settings.server.api_keys)) for one in settings.vision]
         for one in eyes:
             stack.push_async_callback(one.close)
-        blobs, tables = Blobs(store), Tables(store, ttl=ttl)
-        ingest = Ingest(blobs=blobs, tables=tables, limits=limits)
-        stack.callback(ingest.close)
-        deferred = DeferredTurns(store, ttl=ttl)
-        stack.push_async_callback(deferred.close)
-        sweeping = asyncio.create_task(_sweep_now_and_then(store))
-        stack.callback(sweeping.cancel)
-        rooms = Rooms(
-            settings=settings,
-            brains=[_brain(text, settings, eyes, client) for text in settings.text],
-            store=store,
+        blobs, tables, rows = Blobs(store), Tables(store), Rows(store)
+        looks = Looks(store)
+        load_limits = LoadLimits(
+            settings.images.max_loaded, settings.images.keep_loaded, settings.images.max_loaded_tokens
+        )
+        ingest = Ingest(
             blobs=blobs,
             tables=tables,
-            ingest=ingest,
-            captions=Captions(store, ttl=ttl),
-            deferred=deferred,
+            rows=rows,
+            limits=limits,
+            load_limits=load_limits,
+            holders=Holders(store),
+            remote=_remote_images(settings, store, tables, blobs, limits, stack),
         )
-        yield {"rooms": rooms}
+        stack.callback(ingest.close)
+        afterwards = Afterwards(near=settings.images.keep_loaded)
+        stack.push_async_callback(afterwards.close)
+        hidden_turns = HiddenTurns(store, tables=tables)
+        stack.push_async_callback(hidden_turns.close)
+        sweeping = asyncio.create_task(_sweep_now_and_then(store))
+        stack.callback(sweeping.cancel)
+        brains = [_brain(text, settings, eyes, client) for text in settings.text]
+        readiness = Readiness(brains, store)
+        stack.push_async_callback(readiness.close)
+        rooms = Rooms(
+            settings=settings,
+            brains=brains,
+            preparation=Preparation(
+                ingest=ingest,
+                tables=tables,
+                rows=rows,
+                blobs=blobs,
+                looks=looks,
+                captions=Captions(rows=rows, looks=looks),
+                hidden_turns=hidden_turns,
+                afterwards=afterwards,
+                since=Since(store),
+                always_offer=settings.images.offer_tools == "always",
+            ),
+        )
+        yield {"rooms": rooms, "readiness": readiness}
         await rooms.last_words()
 
 
@@ -159,8 +177,22 @@ def open_configured_store(settings: Settings) -> Store:
     return open_store(store.kind, str(store.path), store.url.get_secret_value(), store.max_gib, store.retention_hours)
 
 
-def _open_eyes(eyes: VisionSettings, client: httpx.AsyncClient, limits: ImageLimits) -> VisionBackend:
-    return open_eyes(
+def _remote_images(
+    settings: Settings, store: Store, tables: Tables, blobs: Blobs, limits: ImageLimits, stack: AsyncExitStack
+) -> RemoteImages | None:
+    if settings.images.remote_urls == "off":
+        return None
+    fetch = Fetch(
+        hosts=[AllowedHost.of(host) for host in settings.images.allowed_hosts],
+        networks=settings.images.allowed_networks,
+        max_bytes=limits.max_bytes,
+    )
+    stack.callback(fetch.close)
+    return RemoteImages(fetch, store=store, tables=tables, blobs=blobs, limits=limits)
+
+
+def _open_eyes(eyes: VisionSettings, client: httpx.AsyncClient, limits: ImageLimits, *, askers: int) -> VisionBackend:
+    opened = open_eyes(
         eyes.kind,
         name=eyes.name or "eyes",
         client=client,
@@ -172,7 +204,9 @@ def _open_eyes(eyes: VisionSettings, client: httpx.AsyncClient, limits: ImageLim
         max_concurrency=eyes.max_concurrency,
         timeout_seconds=eyes.timeout_seconds,
         limits=limits,
+        askers=askers,
     )
+    return Courteous(opened)
 
 
 def _brain(text: TextSettings, settings: Settings, eyes: list[VisionBackend], client: httpx.AsyncClient) -> Brain:

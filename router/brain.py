@@ -30,7 +30,7 @@ class Brain:
         eyes: VisionBackend | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`eyes`: `None` only where `images` is `off`."""
+        """`eyes`: `None` only where `images` is `off` or `native`."""
         self.settings = settings
         self.upstream = upstream
         self.eyes = eyes

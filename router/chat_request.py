@@ -29,7 +29,7 @@ _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "functio
 def parse(body: bytes | bytearray) -> dict[str, Any]:
     """The body as an object of the right outline.  Raises `BadRequest`."""
     try:
-        request = orjson.loads(body)
+        request = orjson.loads(memoryview(body))  # subclasses of bytearray are not taken as they are
     except orjson.JSONDecodeError as error:
         # `error.doc` holds the whole body and must go nowhere; the position is all that helps.
         raise BadRequest(f"the body is not valid JSON (at byte {error.pos})") from None

@@ -6,33 +6,23 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import orjson
 
-from cache.blobs import Blobs
-from cache.store import Store, StoreError
-from cache.tables import Tables
 from router import chat_request
 from router.brain import Brain, choose, unknown_model
-from router.caption import Captions
 from router.config import ServerSettings, Settings
 from router.conversation import SESSION_HEADERS
-from router.deferred import DeferredTurns
 from router.door import Caller, read_body, told
-from router.errors import BodyTooLarge, ChiasmError, ShuttingDown, UpstreamError
-from router.images import ConversationImages
-from router.ingest import Ingest
+from router.errors import BodyTooLarge, ChiasmError, ShuttingDown
+from router.preparation import Preparation, Prepared
 from router.protocol.cuts import Cuts, cut
 from router.protocol.dialect import Reader, Writer
-from router.protocol.events import DeferTools
 from router.protocol.exchange import Exchange
 from router.protocol.history import fit
-from router.protocol.image_parts import without_pictures
-from router.protocol.ledger import place, places, weave
 from router.protocol.openai_chat import (
     ChunkReader,
     ChunkWriter,
@@ -40,16 +30,9 @@ from router.protocol.openai_chat import (
     CompletionWriter,
     Envelope,
     OpenAIChat,
-    tool_object,
 )
-from router.protocol.own_tools import OwnTools
-from router.protocol.placeholders import placeholder
 from router.relay import Out, Relay
 from router.response import ClientGone, EventStream, Receive, Send, send_json, unless_gone
-from tools import analyze_image
-from tools.analyze_image import AnalyzeImage
-from tools.call import VisionUsage
-from tools.toolbox import Toolbox, free_name
 
 log = logging.getLogger("chiasm")
 
@@ -59,7 +42,6 @@ REASONING_FIELDS = {
     "both": ("reasoning_content", "reasoning"),
 }
 
-_READY_SECONDS = 5.0
 _LONGEST_SESSION = 200
 """Characters of a session header that is handed on; a longer one is no id."""
 
@@ -77,12 +59,7 @@ class Rooms:
 
     settings: Settings
     brains: Sequence[Brain]
-    store: Store
-    blobs: Blobs
-    tables: Tables
-    ingest: Ingest
-    captions: Captions
-    deferred: DeferredTurns
+    preparation: Preparation
     answering: set[asyncio.Task[Any]] = field(default_factory=set)
     """The tasks of running exchanges."""
 
@@ -216,7 +193,8 @@ class _Chat:
             writer=writer,
             out=out,
             toolbox=prepared.toolbox,
-            defer=prepared.defer,
+            keep=prepared.keep,
+            fill=prepared.fill,
             first_byte_seconds=settings.first_byte_seconds,
             idle_seconds=settings.idle_seconds,
         )
@@ -239,49 +217,22 @@ class _Chat:
                 (time.monotonic() - begun) * 1000,
             )
 
-    async def _prepare(self) -> _Prepared:
-        """The request as the brain gets it: text only, with our tool where it can work."""
+    async def _prepare(self) -> Prepared:
         profile, settings = await self._brain.profile(), self._brain.settings
         request = chat_request.with_settings(fit(self._request, profile), settings, profile)
         cuts, self._cuts, self._request = self._cuts, None, {}
-        eyes = self._brain.eyes
-        if settings.images == "off" or eyes is None:
-            restored = cuts.restored(request) if cuts else request
-            return _Prepared(restored, Toolbox([]), OwnTools(), VisionUsage(), _never_deferred)
-        if "tools" in request:
-            request["tools"] = without_pictures(request["tools"], cuts.word if cuts else "")
-        tenant, headers = self._caller.tenant, self._caller.headers
-        taken = await self._rooms.ingest.take(request, tenant=tenant, headers=headers, cuts=cuts)
-        del cuts
-        self.headers["x-chiasm-conversation"] = taken.conversation.name
-        images = ConversationImages(taken.conversation, taken.table, blobs=self._rooms.blobs, tables=self._rooms.tables)
-        question = chat_request.last_words(request["messages"])
-        of_client = chat_request.tool_names(request)
-        tool = free_name(analyze_image.NAME, of_client)
-        can_look = settings.images == "tool" and chat_request.loop_can_work(request)
-        looked = VisionUsage()
-        if can_look:
-            messages = taken.messages(lambda record: placeholder(record, tool))
-        else:
-            captions, looked = await self._rooms.captions.describe(
-                taken.images, conversation=taken.conversation, images=images, eyes=eyes, question=question
-            )
-            messages = taken.messages(lambda record: captions[record.number])
-        kept = await self._rooms.deferred.find(taken.conversation, places(messages))
-        request = {**request, "messages": weave(messages, kept) if kept else messages}
-        always = self._rooms.settings.images.offer_tools == "always"
-        toolbox = Toolbox([])
-        if can_look and (always or len(taken.table)):
-            toolbox = Toolbox([AnalyzeImage(eyes=eyes, images=images, name=tool, default_task=question)])
-            request["tools"] = [*(request.get("tools") or ()), *map(tool_object, toolbox.definitions)]
-
-        def defer(turn: DeferTools) -> None:
-            of_client = [call for call in turn.said[-1]["tool_calls"] if call["id"] in turn.client_ids]
-            here = place(messages, of_client)
-            self._rooms.deferred.begin(taken.conversation, here, turn.said, toolbox.call_all(turn.calls))
-
-        own = OwnTools([definition.name for definition in toolbox.definitions], of_client)
-        return _Prepared(request, toolbox, own, looked, defer)
+        prepared = await self._rooms.preparation.prepare(
+            request,
+            cuts,
+            settings=settings,
+            eyes=self._brain.eyes,
+            tenant=self._caller.tenant,
+            headers=self._caller.headers,
+            thoughts=profile.history_reasoning,
+        )
+        if prepared.conversation:
+            self.headers["x-chiasm-conversation"] = prepared.conversation
+        return prepared
 
     @property
     def last_raw(self) -> Mapping[str, Any]:
@@ -293,19 +244,6 @@ class _Chat:
             return ChunkReader(_mint_call_id)
         self._whole_answer = CompletionReader(_mint_call_id)
         return self._whole_answer
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    request: dict[str, Any]
-    toolbox: Toolbox
-    own: OwnTools
-    looked: VisionUsage
-    defer: Callable[[DeferTools], None]
-
-
-def _never_deferred(turn: DeferTools) -> None:
-    raise AssertionError("a turn without our tools cannot be mixed")
 
 
 def _mint_call_id() -> str:
@@ -325,7 +263,7 @@ def _upstream_headers(caller: Caller) -> dict[str, str]:
     return {"x-request-id": caller.request_id, **sessions}
 
 
-# Models and health
+# Models
 
 
 async def models(caller: Caller, scope: Any, receive: Receive, send: Send) -> None:
@@ -356,50 +294,3 @@ def _model_row(name: str, brain: Brain) -> dict[str, Any]:
         "output_modalities": ["text"],
         "capabilities": {"vision": "image" in inputs, "function_calling": True},
     }
-
-
-async def healthz(caller: Caller, scope: Any, receive: Receive, send: Send) -> None:
-    """`GET /healthz`: the process is alive; asks nobody."""
-    await send_json(send, 200, b'{"status":"ok"}', {"x-request-id": caller.request_id})
-
-
-async def readyz(caller: Caller, scope: Any, receive: Receive, send: Send) -> None:
-    """`GET /readyz`: brain, eyes and store are usable."""
-    rooms = _rooms(scope)
-    checks: dict[str, Callable[[], Awaitable[str | None]]] = {"store": partial(_store_problem, rooms.store)}
-    for number, brain in enumerate(rooms.brains, 1):
-        checks[f"text {brain.settings.name or f'#{number}'}"] = partial(_brain_problem, brain)
-        if brain.eyes is not None:
-            checks[f"vision {brain.eyes.name}"] = brain.eyes.ready
-    problems = await asyncio.gather(*(_in_time(check) for check in checks.values()))
-    answer = {
-        "status": "not ready" if any(problems) else "ready",
-        "checks": {label: problem or "ok" for label, problem in zip(checks, problems, strict=True)},
-        "notes": [note for brain in rooms.brains if (note := brain.doubt())],
-    }
-    await send_json(send, 503 if any(problems) else 200, orjson.dumps(answer), {"x-request-id": caller.request_id})
-
-
-async def _in_time(check: Callable[[], Awaitable[str | None]]) -> str | None:
-    try:
-        async with asyncio.timeout(_READY_SECONDS):
-            return await check()
-    except TimeoutError:
-        return f"no answer in {_READY_SECONDS:g} seconds"
-
-
-async def _brain_problem(brain: Brain) -> str | None:
-    breaker = brain.upstream.breaker
-    try:
-        await brain.upstream.listing(fresh=True)
-    except UpstreamError as error:
-        return error.message if breaker.state == "closed" else f"{error.message} (circuit breaker {breaker.state})"
-    return None if breaker.state != "open" else "circuit breaker open: it was out of reach several times in a row"
-
-
-async def _store_problem(store: Store) -> str | None:
-    try:
-        await store.put("probe/ready", b"1", ttl=60)
-        return None if await store.get("probe/ready") == b"1" else "does not give back what was put"
-    except StoreError as error:
-        return str(error)

@@ -8,7 +8,7 @@ waits but the two sockets, so a slow client slows the upstream's socket down and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, assert_never
 
@@ -18,8 +18,8 @@ from router.protocol.events import (
     Action,
     CallTools,
     Complete,
-    DeferTools,
     Fail,
+    Keep,
     OpenUpstream,
     SendPart,
     ToolsCompleted,
@@ -68,11 +68,13 @@ class Relay:
         writer: Writer,
         out: Out,
         toolbox: Toolbox,
-        defer: Callable[[DeferTools], None],
+        keep: Callable[[Keep], Awaitable[None]],
+        fill: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
         first_byte_seconds: float,
         idle_seconds: float,
     ) -> None:
-        """`reader`: makes the reader for an answer of the given content type."""
+        """`reader`: makes the reader for an answer of the given content type.  `fill`: makes a request what the brain
+        gets."""
         self._exchange = exchange
         self._upstream = upstream
         self._path = path
@@ -81,7 +83,8 @@ class Relay:
         self._writer = writer
         self._out = out
         self._toolbox = toolbox
-        self._defer = defer
+        self._keep = keep
+        self._fill = fill
         self._first_byte_seconds = first_byte_seconds
         self._idle_seconds = idle_seconds
 
@@ -92,7 +95,7 @@ class Relay:
         while True:
             match waiting := await self._perform(actions):
                 case OpenUpstream(request):
-                    actions = await self._read_turn(request)
+                    actions = await self._read_turn(await self._fill(request))
                 case CallTools(calls):
                     await self._out.beat()
                     actions = self._exchange.handle(ToolsCompleted(await self._toolbox.call_all(calls)))
@@ -110,18 +113,21 @@ class Relay:
         """Write what is to be written; the action that makes the exchange wait or end is the answer."""
         frames: list[bytes] = []
         last: OpenUpstream | CallTools | Complete | Fail | None = None
+        kept: Keep | None = None
         for action in actions:
             match action:
                 case SendPart(part):
                     frames.append(self._writer.write(part))
-                case DeferTools():
-                    self._defer(action)
+                case Keep():
+                    kept = action
                 case OpenUpstream() | CallTools() | Complete() | Fail():
                     last = action
                 case _:
                     assert_never(action)
         if data := b"".join(frames):
             await self._out.write(data)
+        if kept is not None:
+            await self._keep(kept)  # before the answer ends: the client's next request is to find it
         return last
 
     async def _read_turn(self, request: Mapping[str, Any]) -> Sequence[Action]:

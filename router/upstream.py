@@ -26,6 +26,10 @@ _MOST_ERROR_BYTES = 64 * 1024
 
 _ERROR_BODY_SECONDS = 10.0
 _MODELS_SECONDS = 10.0
+
+_MOST_LISTING_BYTES = 8 * 2**20
+"""The longest lists of models, those of gateways with hundreds of them and a page about each, have one megabyte."""
+
 _PIECE = 256 * 1024
 """Large bodies are handed to the socket in pieces, so that writing 80 MB does not stop the loop."""
 
@@ -123,7 +127,9 @@ class Upstream:
     async def _ask_for_models(self) -> Listing:
         try:
             async with asyncio.timeout(_MODELS_SECONDS):
-                response = await self._client.get(f"{self._base_url}/models", headers=self._headers({}))
+                url = f"{self._base_url}/models"
+                async with self._client.stream("GET", url, headers=self._headers({})) as response:
+                    content = await _listing_body(response)
         except TimeoutError:
             raise UpstreamBroken("the text model's server did not answer when asked for its models") from None
         except BROKEN as error:
@@ -131,9 +137,9 @@ class Upstream:
         if self._model is not None and response.status_code in _BROKEN_LIST:
             return Listing([], "", response.headers.get("server", ""))
         if response.status_code >= 400:
-            raise self._refusal(response.status_code, response.headers, response.content)
+            raise self._refusal(response.status_code, response.headers, content[:_MOST_ERROR_BYTES])
         try:
-            rows = [row for row in orjson.loads(response.content)["data"] if isinstance(row["id"], str)]
+            rows = [row for row in orjson.loads(content)["data"] if isinstance(row["id"], str)]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             raise UpstreamBroken("the text model's server answered something that is not a list of models") from None
         owner = rows[0].get("owned_by") if rows else None
@@ -264,6 +270,17 @@ def _stream(response: httpx.Response) -> httpx.AsyncByteStream:
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)
     return stream
+
+
+async def _listing_body(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for chunk in _stream(response):  # as it came: what we did not ask to be packed is not unpacked
+        body += chunk
+        if len(body) > _MOST_LISTING_BYTES:
+            raise UpstreamBroken(
+                f"the text model's server lists its models in more than {_MOST_LISTING_BYTES // 2**20} MiB"
+            )
+    return bytes(body)
 
 
 async def _error_body(response: httpx.Response) -> bytes:

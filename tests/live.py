@@ -33,6 +33,7 @@ import uvicorn
 
 from router.app import create_app
 from router.config import Settings
+from router.server import configured
 from tests.brain import Brain
 from tests.cards import card
 from tests.eyes import Eyes
@@ -164,6 +165,10 @@ class Line:
     ) -> None:
         await self.hang_up()
 
+    def write(self, data: bytes) -> None:
+        """More than the request that was given."""
+        self._writer.write(data)
+
     async def hang_up(self) -> None:
         self._writer.close()
         with suppress(OSError):
@@ -263,21 +268,11 @@ class Options:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[int]:
+async def running(settings: Settings, *, connections: int | None = None) -> AsyncIterator[int]:
     """The application in this loop, listening; the port."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(
-            create_app(settings),
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            backlog=2048,
-            timeout_graceful_shutdown=1,
-        )
+        config = configured(create_app(settings), drain_seconds=1, connections=connections)
         config.load()
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
@@ -369,6 +364,7 @@ async def live(
     images: dict[str, Any] | None = None,
     store: dict[str, Any] | None = None,
     log_may_say: str = "",
+    connections: int | None = None,
 ) -> AsyncIterator[House]:
     """Brain, application and eyes.
 
@@ -381,7 +377,7 @@ async def live(
         async with (
             Brain() as brain,
             Eyes() as eyes,
-            running(options.settings(brain.url, eyes.url)) as port,
+            running(options.settings(brain.url, eyes.url), connections=connections) as port,
             httpx.AsyncClient(
                 base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE, limits=limits, trust_env=False
             ) as client,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from router.app import refuse_what_is_not_built, without_effect
-from router.config import ConfigError, Settings
+from router.app import without_effect
+from router.config import Settings
 
 
 def settings(**tables: Any) -> Settings:
@@ -20,29 +20,13 @@ def settings(**tables: Any) -> Settings:
     return Settings.model_validate({"text": [text], "vision": [vision], **tables})
 
 
-@pytest.mark.parametrize(
-    ("tables", "words"),
-    [
-        ({"text": {"images": "native"}}, "native"),
-        ({"images": {"remote_urls": "allow", "allowed_hosts": ["example.org"]}}, "remote_urls"),
-    ],
-)
-def test_what_this_version_cannot_do_is_refused(tables: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        refuse_what_is_not_built(settings(**tables))
-
-
-def test_an_ordinary_configuration_is_neither_refused_nor_remarked_on() -> None:
-    refuse_what_is_not_built(settings())
+def test_an_ordinary_configuration_is_not_remarked_on() -> None:
     assert without_effect(settings()) == []
 
 
 @pytest.mark.parametrize(
     ("tables", "name"),
     [
-        ({"images": {"max_loaded": 50}}, "[images] max_loaded"),
-        ({"images": {"keep_loaded": 5}}, "[images] keep_loaded"),
-        ({"images": {"max_loaded_tokens": 5}}, "[images] max_loaded_tokens"),
         ({"server": {"admin_key": "k"}}, "[server] admin_key"),
         ({"vision": {"engine": "vllm"}}, "[[vision]] #1 engine"),
     ],

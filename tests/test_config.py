@@ -677,8 +677,8 @@ def test_the_misspelt_option_comes_before_the_missing_one(machine: Machine) -> N
         (
             "images",
             'allowed_hosts = ["ok.org", "https://a.org/"]',
-            "allowed_hosts #2 must be a bare host name such as 'images.example.org' (no scheme, port, path or '*'), "
-            "not 'https://a.org/'",
+            "allowed_hosts #2 must be a host such as 'images.example.org', 'images.example.org:8080' or "
+            "'*.example.org' (no scheme or path, in ASCII letters), not 'https://a.org/'",
         ),
         (
             "images",
@@ -755,8 +755,19 @@ def test_numbers_and_switches_are_taken_from_strings_because_variables_are_strin
 
 
 def test_hosts_are_kept_in_one_form(machine: Machine) -> None:
-    got = machine.settings(PAIR + '[images]\nallowed_hosts = ["Images.Example.org.", "[::1]", "10.0.0.1"]')
-    assert got.images.allowed_hosts == ("images.example.org", "::1", "10.0.0.1")
+    got = machine.settings(
+        PAIR
+        + '[images]\nallowed_hosts = ["Images.Example.org.", "[::1]", "10.0.0.1", "*.CDN.org", "[::1]:080", "a:81"]'
+    )
+    assert got.images.allowed_hosts == ("images.example.org", "::1", "10.0.0.1", "*.cdn.org", "[::1]:80", "a:81")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "*", "*.", "a.*", "*a.org", "a.org/", "a:0", "a:99999", "b\u00fc.de", "127.1", "0x7f.1", "*.10.0.0.1", "u@a"],
+)
+def test_what_is_no_host_is_refused(machine: Machine, host: str) -> None:
+    assert "allowed_hosts #1 must be a host such as" in machine.error(PAIR + f'[images]\nallowed_hosts = ["{host}"]')
 
 
 def test_a_relative_or_home_path_of_the_store_is_made_absolute(machine: Machine) -> None:
@@ -953,3 +964,11 @@ def test_every_option_of_the_example_has_a_line_on_when_to_change_it() -> None:
     options = [number for number, line in enumerate(lines) if re.match(r"#?[a-z_]+ = ", line)]
     assert len(options) == sum(len(model.model_fields) for model in TABLES.values())
     assert [lines[number] for number in options if not lines[number - 1].startswith("# ")] == []
+
+
+@pytest.mark.parametrize("mark", ["?key=", "?a=b&token=", "#"])
+def test_a_key_behind_an_address_is_not_shown(machine: Machine, mark: str) -> None:
+    problem = machine.error(f'[[text]]\nname = "m"\nbase_url = "https://host/v1{mark}{SECRET}"\n' + EYES)
+    assert SECRET not in problem
+    assert "https://host/v1" in problem
+    assert "must not hold '?' or '#'" in problem

@@ -23,7 +23,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from cache.table import ImageRecord
+from cache.record import ImageRecord
 from router.demo.brain import Asked, Called, Doing, Finished, Said, StandIn, Thought, reply
 from router.demo.draw_sample import SAMPLE, WORDS, draw
 from router.demo.run import CannotRun, demo, loopback_socket, running
@@ -32,7 +32,7 @@ from router.http_client import http_client
 from router.protocol.openai_chat import ChunkReader, CompletionReader
 from router.protocol.parts import Finish, Head, Part, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.placeholders import captioned, placeholder
-from tools.analyze_image import quoted
+from tools.quotation import quoted
 
 LONG = 120
 """Seconds after which a process that should have ended long ago counts as hanging."""

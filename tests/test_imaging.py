@@ -514,3 +514,10 @@ def test_a_region_in_pixels_comes_back_to_the_very_same_pixels(
     x, y = x % width, y % height
     found = box(parse_region(f"{x},{y},{w},{h}", width, height), width, height)
     assert found == (x, y, min(x + w, width), min(y + h, height))
+
+
+@pytest.mark.parametrize("text", ["x" + " " * 100_000 + "1", "1" + " " * 500, "a" * 100_000, ", " * 100_000])
+def test_a_region_of_endless_blanks_is_refused_at_once(text: str) -> None:
+    """The first once took minutes."""
+    with pytest.raises(ValueError, match="is too long"):
+        parse_region(text, 200, 100)

@@ -148,7 +148,7 @@ async def test_a_picture_in_a_tool_message_is_looked_at(house: House, wrapped: A
     first = house.brain.asked[0]
     assert isinstance(first.messages[2]["content"], str)
     assert "[Image #1]" in first.messages[2]["content"]
-    assert first.tools == ["Read", "analyzeImage"]
+    assert first.tools == ["Read", "analyzeImage", "recallImage"]
     assert len(house.eyes.looks[0].pictures) == 1
 
 
@@ -221,7 +221,7 @@ async def test_the_same_picture_twice_has_one_number(house: House) -> None:
     house.brain.will(says("The same."))
     await house.chat(user(shown(CAT), "and", shown(DOG), "and", shown(CAT)))
     words = words_of(house.brain.asked[0].messages[0])
-    assert [line.split(" (")[0] for line in words.split("\n")] == [
+    assert [line.split(" (")[0] for line in words.split("\n") if line] == [
         "[Image #1]",
         "and",
         "[Image #2]",
@@ -243,7 +243,7 @@ async def test_numbers_are_stable_in_later_requests_and_so_is_all_that_was_said(
     assert two.messages[:1] == one.messages
     assert "[Image #2]" in words_of(two.messages[2])
     assert "[Image #2]" in words_of(three.messages[2]), "a number survives history trimmed by the client"
-    assert one.tools == two.tools == three.tools == ["analyzeImage"]
+    assert one.tools == two.tools == three.tools == ["analyzeImage", "recallImage"]
 
 
 async def test_a_number_resolves_after_the_client_stopped_sending_the_picture(house: House) -> None:
@@ -331,7 +331,7 @@ async def test_a_session_header_reaches_the_brain_and_the_clients_key_does_not()
 
 
 async def test_marks_of_other_servers_are_dropped(house: House) -> None:
-    """As claude-code-router sends a request of Claude Code (wire.md 4.2)."""
+    """As claude-code-router sends a request of Claude Code."""
     house.brain.will(says("Hello."))
     mark = {"cache_control": {"type": "ephemeral"}}
     await house.chat(
@@ -387,7 +387,7 @@ async def test_tools_are_offered_in_every_request_where_the_configuration_says_s
     async with live(images={"offer_tools": "always"}) as house:
         house.brain.will(says("Hello."))
         await house.chat(user("Hi."), tools=[function("Read")])
-        assert house.brain.asked[0].tools == ["Read", "analyzeImage"]
+        assert house.brain.asked[0].tools == ["Read", "analyzeImage", "recallImage"]
 
 
 async def test_a_tool_of_the_client_keeps_its_name_and_ours_takes_another(house: House, stream: bool) -> None:
@@ -395,7 +395,7 @@ async def test_a_tool_of_the_client_keeps_its_name_and_ours_takes_another(house:
         says(looks(1, "What?", name="chiasm_analyzeImage")), says(Calls("analyzeImage", '{"path":"x"}', "c1"))
     )
     answer = await house.chat(user(shown(CAT)), tools=[function("analyzeImage")], stream=stream)
-    assert house.brain.asked[0].tools == ["analyzeImage", "chiasm_analyzeImage"]
+    assert house.brain.asked[0].tools == ["analyzeImage", "chiasm_analyzeImage", "recallImage"]
     assert "chiasm_analyzeImage" in words_of(house.brain.asked[0].messages[0])
     assert [(call.name, call.arguments) for call in answer.calls] == [("analyzeImage", '{"path":"x"}')]
     assert answer.finish == "tool_calls"

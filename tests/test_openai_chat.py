@@ -30,7 +30,7 @@ from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Part, Reason
 from router.protocol.profiles import PROFILES
 from router.protocol.sse import MAX_EVENT_BYTES
 from router.protocol.turn import CallInTurn, Turn
-from tests.playbook import REQUEST, owning
+from tests.playbook import REQUEST, client_ids, owning
 from tests.pure_splice import FALLBACK, byte_by_byte, minting, read_stream, somewhere, splice
 from tests.wire_fixtures import DONE, call, chunk, completion, data
 from tools.call import ToolCall, ToolResult
@@ -929,7 +929,7 @@ def test_a_completion_of_a_mixed_turn_holds_the_clients_calls_only() -> None:
     assert choice["finish_reason"] == "tool_calls"
     assert b"analyzeImage" not in spliced.client
     assert spliced.deferred is not None
-    assert spliced.deferred.client_ids == ("c1",)
+    assert client_ids(spliced.deferred) == ("c1",)
 
 
 def test_a_completion_with_calls_and_no_words_has_null_content_and_one_with_neither_an_empty_one() -> None:

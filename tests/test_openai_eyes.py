@@ -377,7 +377,7 @@ async def test_silence_ends_at_the_time_limit() -> None:
 
 async def test_waiting_for_a_place_ends_at_the_time_limit_too() -> None:
     server = Server(hang)
-    async with eyes(server, timeout_seconds=0.2, max_concurrency=1) as looking, looking._places:
+    async with eyes(server, timeout_seconds=0.2, max_concurrency=1) as looking, looking._places.of("other"):
         with pytest.raises(VisionError, match=r"^The vision model was busy and had no place free within 0\.2 s\.$"):
             await looking.look(query())
     assert server.requests == []

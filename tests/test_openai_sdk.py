@@ -29,8 +29,12 @@ async def house() -> AsyncIterator[House]:
 
 @pytest.fixture
 async def client(house: House) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"http://127.0.0.1:{house.port}/v1", api_key="none", max_retries=0) as client:
+    async with asking(house) as client:
         yield client
+
+
+def asking(house: House) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"http://127.0.0.1:{house.port}/v1", api_key="none", max_retries=0)
 
 
 def two_looks(house: House) -> None:
@@ -165,10 +169,11 @@ async def read(stream: AsyncIterator[ChatCompletionChunk], said: list[str]) -> N
         said.append(chunk.choices[0].delta.content or "")  # noqa: PERF401 (what came before an error must stay)
 
 
-async def test_refusals_are_the_sdks_own_errors(house: House, client: AsyncOpenAI) -> None:
-    house.brain.will(refuses(429, "slow down", headers={"retry-after": "3"}))
-    with pytest.raises(openai.RateLimitError, match="slow down"):
-        await client.chat.completions.create(model="brain", messages=QUESTION, stream=True)
+async def test_refusals_are_the_sdks_own_errors(client: AsyncOpenAI) -> None:
+    async with live() as patient, asking(patient) as one:  # no heartbeat may begin the answer before the refusal
+        patient.brain.will(refuses(429, "slow down", headers={"retry-after": "3"}))
+        with pytest.raises(openai.RateLimitError, match="slow down"):
+            await one.chat.completions.create(model="brain", messages=QUESTION, stream=True)
     with pytest.raises(openai.NotFoundError, match="there is no model 'other'"):
         await client.chat.completions.create(model="other", messages=QUESTION)
     with pytest.raises(openai.BadRequestError):

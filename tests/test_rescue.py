@@ -193,3 +193,35 @@ def test_after_a_call_without_end_text_passes_and_calls_are_caught_again() -> No
     assert gate.close() == ""
     assert gate.close() == ""
     assert len(gate.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<arg_key>" + " " * 60_000,
+        "<arg_key>" + " a" * 30_000,
+        "<arg_key>" * 7_000,
+        "<arg_key></arg_key>" * 3_500,
+        "<arg_key></arg_key>" * 3_000 + "<arg_value>",
+        "<arg_key></arg_key><arg_value>" * 2_000,
+        "<arg_key>a</arg_key>" + "\n" * 60_000,
+        "<function=" + " " * 60_000,
+        "<function=analyzeImage><parameter=" + " " * 60_000,
+        "<function=analyzeImage>" + "<parameter=a" * 5_000,
+        "<function=analyzeImage>" + "<parameter=a>" * 5_000,
+        "<function=analyzeImage>" + "<parameter=a>" + "\n" * 60_000,
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_broken_call_takes_no_more_time_than_its_length(text: str) -> None:
+    """Some of these once took minutes to hours; the deadline of the whole suite would show it."""
+    shown, calls = run("<tool_call>analyzeImage" + text + "</tool_call> And on.")
+    assert shown.endswith(" And on.")
+    assert not calls or calls[0].name == NAME
+
+
+def test_a_pair_without_its_value_costs_only_itself() -> None:
+    broken = "<arg_key>lost</arg_key>\n"
+    shown, (call,) = run(GLM.replace("<arg_key>task", broken + "<arg_key>task"))
+    assert json.loads(call.arguments) == ARGUMENTS
+    assert shown == ""

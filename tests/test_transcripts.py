@@ -20,7 +20,7 @@ from router.protocol.openai_chat import ChunkReader, CompletionReader
 from router.protocol.own_tools import OwnTools
 from router.protocol.parts import ErrorFrame, Finish, Part, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.turn import is_object
-from tests.playbook import owning
+from tests.playbook import client_ids, owning
 from tests.pure_splice import (
     Answer,
     Call,
@@ -104,7 +104,7 @@ COMPLETIONS: Final = [
 
 LATER: Final = {
     f"b_{question}_{turn}{manner}.txt"
-    for question in ("two_looks", "mixed")
+    for question in ("two_looks", "pictures_first", "mixed")
     for turn in ("", "follow_")
     for manner in ("stream", "stream_think", "nonstream")
 }
@@ -373,7 +373,10 @@ def check_requests(first: Spliced, second: Spliced) -> None:
     assert second.calls == [(LOOKED,), *first.calls]
     assert (second.deferred is None) == (first.deferred is None)
     if second.deferred is not None and first.deferred is not None:
-        assert (second.deferred.calls, second.deferred.client_ids) == (first.deferred.calls, first.deferred.client_ids)
+        assert (second.deferred.calls, client_ids(second.deferred)) == (
+            first.deferred.calls,
+            client_ids(first.deferred),
+        )
         assert list(second.deferred.said) == [*hidden, *first.deferred.said]
 
 

@@ -15,7 +15,7 @@ class ToolDefinition:
     description: str
     parameters: Mapping[str, Any]
     """A JSON schema; every parameter is a string, because strings stream whole through every parser, while arrays and
-    numbers are converted by schema and break (wire facts D4, D17)."""
+    numbers are converted by schema and break."""
 
 
 class Tool(Protocol):

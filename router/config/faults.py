@@ -124,8 +124,10 @@ def _given(value: object, loc: Loc) -> str:
             return str(value).lower()
         case str():
             # So long a word without a colon or slash is rather a key in the wrong place.
-            masked_user = re.sub(r"//[^/]*@", "//****@", value)
-            return _kind(value) if re.fullmatch(r"[\w.+=-]{20,}", value) else short(masked_user)
+            # Addresses carry keys before an @ and behind a question mark.
+            masked = re.sub(r"//[^/]*@", "//****@", value)
+            masked = re.sub(r"(://[^?#]*[?#]).+", r"\1****", masked, flags=re.DOTALL)
+            return _kind(value) if re.fullmatch(r"[\w.+=-]{20,}", value) else short(masked)
         case float():
             return repr(value)
         case int():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, SecretStr
+
+from cache.sources.location import AllowedHost
 
 
 def is_loopback(host: str) -> bool:
@@ -53,15 +54,14 @@ def _header_safe(secret: SecretStr) -> SecretStr:
     return SecretStr(value)
 
 
-def _bare_host(value: str) -> str:
-    host = value.lower().rstrip(".")
+def _allowed_host(value: str) -> str:
     try:
-        return str(ipaddress.ip_address(host.strip("[]")))
+        return str(AllowedHost.of(value))
     except ValueError:
-        pass
-    if not re.fullmatch(r"[^\s/:*?#@\[\]]+", host):
-        raise ValueError("must be a bare host name such as 'images.example.org' (no scheme, port, path or '*')")
-    return host
+        raise ValueError(
+            "must be a host such as 'images.example.org', 'images.example.org:8080' or '*.example.org' (no scheme or "
+            "path, in ASCII letters)"
+        ) from None
 
 
 def _network(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
@@ -101,7 +101,7 @@ BaseUrlOrEmpty = Annotated[str, AfterValidator(_http_url_or_empty)]
 ListenHost = Annotated[str, Field(min_length=1), AfterValidator(_without_brackets)]
 Secret = Annotated[SecretStr, AfterValidator(_header_safe)]
 OptionalName = Annotated[str | None, BeforeValidator(_empty_is_unset)]
-Host = Annotated[str, AfterValidator(_bare_host)]
+Host = Annotated[str, AfterValidator(_allowed_host)]
 Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(_network)]
 
 Engine = Literal[

@@ -166,9 +166,10 @@ class ImagesSettings(_Table):
     max_megapixels: Amount = 50
     """Largest image, in millions of pixels."""
     remote_urls: Literal["off", "allow"] = "off"
-    """Whether images may be fetched from http(s) addresses."""
+    """Whether images are fetched from http(s) addresses that clients send."""
     allowed_hosts: tuple[Host, ...] = ()
-    """With `allow`: the only hosts that image addresses may name, in lower case."""
+    """With `allow`: the only hosts that image addresses may name, in the form of `cache.sources.location.AllowedHost`;
+    `*.example.org` means every name below it."""
     allowed_networks: tuple[Network, ...] = ()
     """Special address ranges (private, loopback, link-local …) that those hosts may resolve to."""
 

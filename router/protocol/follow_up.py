@@ -14,6 +14,8 @@ SHORT = 600
 
 CUT_NOTE = "\n[… cut here: only the first {kept} of {all} characters fit into the conversation]"
 
+NO_ROOM = "There is no room left in the conversation to show it."
+
 
 @dataclass(frozen=True, slots=True)
 class FollowUp:
@@ -24,13 +26,15 @@ class FollowUp:
     results: tuple[ToolResult, ...]
 
     def shortened(self) -> FollowUp | None:
-        """With results of at most `SHORT` characters and a note on each that it was cut; `None` where none is longer
-        than that, so that nothing would be won."""
+        """With results of at most `SHORT` characters and a note on each that it was cut, and without pictures; `None`
+        where none is longer than that or has any, so that nothing would be won."""
         results = tuple(_shortened(result) for result in self.results)
         return None if results == self.results else replace(self, results=results)
 
 
 def _shortened(result: ToolResult) -> ToolResult:
+    if result.pictures:
+        return replace(result, text=NO_ROOM, pictures=())
     note = CUT_NOTE.format(kept=SHORT, all=len(result.text))
     if len(result.text) <= SHORT + len(note):
         return result

@@ -48,6 +48,9 @@ class FoundImage:
     """Index of its message."""
     inline: bool
     """It stands in the middle of a text, so what replaces it must be short and hold no quotes."""
+    at: int | None = None
+    """Its index in the content of a user message whose part it is; `None` wherever else it stands.  There alone every
+    server that sees takes pixels."""
 
 
 Say: TypeAlias = Callable[[FoundImage], str]
@@ -115,10 +118,8 @@ def _message(message: Any, index: int, say: Say, tokens: re.Pattern[str] | None)
         return message
     of_tool = message.get("role") in ("tool", "function")
     walk = _Walk("tool" if of_tool else "user", index, say, tokens)
-    new = {
-        key: walk.tool_content(value) if of_tool and key == "content" else walk.value(value)
-        for key, value in message.items()
-    }
+    content = walk.tool_content if of_tool else walk.user_content if message.get("role") == "user" else walk.value
+    new = {key: content(value) if key == "content" else walk.value(value) for key, value in message.items()}
     return message if all(new[key] is message[key] for key in new) else new
 
 
@@ -144,6 +145,19 @@ class _Walk:
             fields = {self.text(key): self.value(item) for key, item in value.items()}
             return value if all(fields.get(key, fields) is item for key, item in value.items()) else fields
         return value
+
+    def user_content(self, content: Any) -> Any:
+        """The parts of the content keep their indexes."""
+        if not isinstance(content, list):
+            return self.value(content)
+        new = [self._part(part, index) for index, part in enumerate(content)]
+        return new if any(a is not b for a, b in zip(new, content, strict=True)) else content
+
+    def _part(self, part: Any, index: int) -> Any:
+        source = image_of(part) if isinstance(part, dict) else None
+        if source is None:
+            return self.value(part)
+        return {"type": "text", "text": self._say(self._found(source, inline=False, at=index))}
 
     def tool_content(self, content: Any) -> Any:
         """Always text afterwards, if there was an image: Ollama loses the id of a tool message with a list in it, and
@@ -187,9 +201,9 @@ class _Walk:
     def _inline(self, payload: str, media_type: str) -> str:
         return self._say(self._found(Base64Image(payload, media_type), inline=True))
 
-    def _found(self, source: Base64Image | RemoteImage, *, inline: bool) -> FoundImage:
+    def _found(self, source: Base64Image | RemoteImage, *, inline: bool, at: int | None = None) -> FoundImage:
         origin: Origin = "url" if isinstance(source, RemoteImage) else self._origin
-        return FoundImage(source, origin, self._message, inline)
+        return FoundImage(source, origin, self._message, inline, at)
 
 
 def _deeper_than(limit: int, value: Any) -> bool:

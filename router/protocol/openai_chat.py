@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, assert_never
 
 import orjson
@@ -36,16 +37,21 @@ from router.protocol.parts import (
     ToolStart,
     Usage,
 )
+from router.protocol.pictures import result_messages
 from router.protocol.profiles import BROKEN_FINISHES, FINISH_REASONS, Profile
 from router.protocol.reasoning_details import FIELD as DETAILS
 from router.protocol.reasoning_details import fragments
 from router.protocol.refusals import refused_in_messages
 from router.protocol.sse import EventTooLarge, SSEDecoder, comment, data_event
-from router.protocol.turn import Turn, is_object
+from router.protocol.turn import Turn, count_of, is_object
 from tools.call import ToolResult
 from tools.definition import ToolDefinition
 
 DONE = b"data: [DONE]\n\n"
+
+MOST_COMPLETION_BYTES = 64 * 2**20
+"""Of an answer that is not streamed.  Ten million tokens, or a hundred thousand with the probabilities of twenty others
+each, and what is parsed of it takes several times as much memory."""
 
 LEAST_TOKENS = 16
 """A follow-up with a smaller budget could not say a sentence; the answer then ends with `length`."""
@@ -259,6 +265,9 @@ class CompletionReader:
         self._calls = _Calls(mint_id)
 
     def feed(self, data: bytes) -> Sequence[Part]:
+        if len(self._body) + len(data) > MOST_COMPLETION_BYTES:
+            self._body.clear()
+            return [ErrorFrame(f"the text model's server answered more than {MOST_COMPLETION_BYTES // 2**20} MiB")]
         self._body += data
         return ()
 
@@ -352,13 +361,19 @@ def _parsed(data: bytes | bytearray) -> Any:
     """JSON as servers write it.  Raises ValueError.
 
     Python's own writer lets NaN and Infinity through (log-probabilities of tokens that cannot be), JavaScript's a half
-    of a surrogate pair, and some servers cut a character in two.  One bad token is no reason to lose an answer.
+    of a surrogate pair, and some servers cut a character in two.  One bad token, or a number that is beyond all others,
+    is no reason to lose an answer.
     """
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
         try:
-            lenient = json.loads(data.decode("utf-8", "replace"), parse_constant=lambda _: None)
+            lenient = json.loads(
+                data.decode("utf-8", "replace"),
+                parse_constant=lambda _: None,
+                parse_float=lambda text: number if isfinite(number := float(text)) else None,
+                parse_int=lambda text: int(text) if len(text) < 20 else None,
+            )
         except RecursionError:
             raise error from None
         text = json.dumps(lenient, ensure_ascii=False)
@@ -596,12 +611,8 @@ class OpenAIChat:
             ]
         return message
 
-    def tool_message(self, result: ToolResult) -> dict[str, Any]:
-        # A string always: Ollama loses the id of a tool message whose content is a list.
-        return {"role": "tool", "tool_call_id": result.call_id, "content": result.text}
-
     def follow_up(self, request: Mapping[str, Any], turn: Turn, results: Sequence[ToolResult]) -> dict[str, Any] | None:
-        said = [self.assistant_message(turn), *map(self.tool_message, results)]
+        said = [self.assistant_message(turn), *result_messages(results)]
         following = {**request, "messages": [*request["messages"], *said]}
         used = turn.completion_tokens()
         for limit in _LIMITS:
@@ -641,7 +652,7 @@ class OpenAIChat:
             details["reasoning_tokens"]
             for values in told
             if isinstance(details := values.get("completion_tokens_details"), Mapping)
-            and isinstance(details.get("reasoning_tokens"), int)
+            and count_of(details, "reasoning_tokens")
         ]
         if reasoning:
             last = usage.get("completion_tokens_details")

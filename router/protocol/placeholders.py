@@ -10,23 +10,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from cache.table import ImageRecord
+from cache.record import ImageRecord
 
 MARKER = re.compile(r"\[Image #(\d{1,6})(?=[\]:])")
 """`[Image #3]` or `[Image #3: …`; Claude Code and Codex write the first themselves."""
 
 
-def placeholder(record: ImageRecord, tool: str | None) -> str:
-    """What stands where the image stood; `tool` is the name under which the brain can look (`None`: it cannot)."""
+def placeholder(record: ImageRecord, tool: str | None, called: int | None = None) -> str:
+    """What stands where the image stood; `tool` is the name under which the brain can look (`None`: it cannot), and
+    `called` the number by which the client's own words mean the image, where that is another."""
     if record.problem:
         return f"[Image #{record.number}: unreadable, {record.problem}]"
     number = record.number
     if tool is None:
-        return f"[Image #{number}] (attached {_facts(record)}, not visible to you)"
+        return f"[Image #{number}] (attached {_facts(record, called)}, not visible to you)"
     # Measured with a small model: "attached" and the number inside the words keep it from taking them for its task.
-    return (
-        f'[Image #{number}] (attached {_facts(record)}, not visible; call {tool} with image "{number}" to look at it)'
-    )
+    facts = _facts(record, called)
+    return f'[Image #{number}] (attached {facts}, not visible; call {tool} with image "{number}" to look at it)'
 
 
 def captioned(record: ImageRecord, description: str) -> str:
@@ -49,8 +49,25 @@ def inline_placeholder(record: ImageRecord) -> str:
     return f"[Image #{record.number}]"
 
 
-def _facts(record: ImageRecord) -> str:
-    return f"{_FORMATS.get(record.media_type, 'image')}, {record.width}x{record.height}"
+def not_shown(record: ImageRecord, recall: str | None, called: int | None = None) -> str:
+    """What stands where the pixels stood, or could not stand, for a brain that has eyes itself; `recall` is the name
+    under which it can have them shown (`None`: it cannot)."""
+    if record.problem:
+        return placeholder(record, None)
+    way = "" if recall is None else f'; call {recall} with image "{record.number}" to see it'
+    return f"[Image #{record.number}] (attached {_facts(record, called)}, not shown here{way})"
+
+
+def inline_not_shown(record: ImageRecord, recall: str | None) -> str:
+    """The same in short, as `inline_placeholder`."""
+    if record.problem or recall is None:
+        return inline_placeholder(record)
+    return f"[Image #{record.number}: not shown here, {recall} shows it]"
+
+
+def _facts(record: ImageRecord, called: int | None = None) -> str:
+    facts = f"{_FORMATS.get(record.media_type, 'image')}, {record.width}x{record.height}"
+    return facts if called is None else f"{facts}, the user's image {called}"
 
 
 _FORMATS = {

@@ -42,7 +42,7 @@ _XML_NAME = re.compile(r"<function=\s*\"?([^>\"\s]+)")
 _XML_PARAMETER = re.compile(
     r"<parameter=\s*\"?([\w-]+)\"?>\n?(.*?)\n?(?:</parameter>|(?=<parameter=)|(?=</function>)|$)", re.DOTALL
 )
-_GLM_PAIR = re.compile(r"<arg_key>\s*(.*?)\s*</arg_key>\s*<arg_value>\n?(.*?)\n?</arg_value>", re.DOTALL)
+_GLM_VALUE = re.compile(r"</arg_key>\s*<arg_value>")
 _CLOSING = "</tool_call>"
 
 
@@ -192,7 +192,7 @@ def _parse(text: str, names: Collection[str]) -> RescuedCall | None:
         return _call(match[1] if match else "", dict(_XML_PARAMETER.findall(text)), names)
     if "<arg_key>" in text:
         name = text.removeprefix("<tool_call>").partition("<arg_key>")[0].strip()
-        return _call(name, dict(_GLM_PAIR.findall(text)), names)
+        return _call(name, dict(_glm_pairs(text)), names)
     if brace < 0:
         name = text.removeprefix("<tool_call>").removesuffix("</tool_call>").strip()
         return _call(name, {}, names)
@@ -206,6 +206,25 @@ def _parse(text: str, names: Collection[str]) -> RescuedCall | None:
     if isinstance(arguments, str):
         return RescuedCall(written.get("name", ""), arguments) if written.get("name") in names else None
     return _call(written.get("name"), arguments, names)
+
+
+def _glm_pairs(text: str) -> Iterator[tuple[str, str]]:
+    """By search rather than by a pattern: one that looks for several ends at once takes the square of a text's length,
+    or its cube, where they are missing."""
+    position = 0
+    while (start := text.find("<arg_key>", position)) >= 0:
+        start += len("<arg_key>")
+        end = text.find("</arg_key>", start)
+        if end < 0:
+            return
+        position = end
+        if (value := _GLM_VALUE.match(text, end)) is None:
+            continue
+        close = text.find("</arg_value>", value.end())
+        if close < 0:
+            return
+        position = close
+        yield text[start:end].strip(), text[value.end() : close].removeprefix("\n").removesuffix("\n")
 
 
 def _call(name: object, arguments: object, names: Collection[str]) -> RescuedCall | None:

@@ -12,6 +12,9 @@ from router.protocol import reasoning_details
 from router.protocol.parts import Usage
 from tools.call import ToolCall
 
+MOST_TOKENS = 2**40
+"""No server has ever said so many words in one answer."""
+
 
 @dataclass(slots=True)
 class CallInTurn:
@@ -72,15 +75,16 @@ class Turn:
 
     def completion_tokens(self) -> int:
         """As the server counted; 0 where it did not say."""
-        return _count(self.usage.values if self.usage else {}, "completion_tokens")
+        return count_of(self.usage.values if self.usage else {}, "completion_tokens")
 
     def prompt_tokens(self) -> int:
-        return _count(self.usage.values if self.usage else {}, "prompt_tokens")
+        return count_of(self.usage.values if self.usage else {}, "prompt_tokens")
 
 
-def _count(values: Mapping[str, Any], key: str) -> int:
+def count_of(values: Mapping[str, Any], key: str) -> int:
+    """A number of tokens that can be one; 0 for anything else.  Counts are added up, and JSON has room for 64 bits."""
     value = values.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS else 0
 
 
 def is_object(arguments: str) -> bool:

@@ -292,7 +292,7 @@ async def test_calls_of_the_clients_tools_and_what_follows(way: Way, on_stage: O
         answers = await way.ask(stage, user("Read.", shown(CAT)), tools=[READ, LIST], Read="AAA", List="BBB")
         canonical(stage)
         first, second = stage.house.brain.asked
-        assert first.tools == ["Read", "List", "analyzeImage"]
+        assert first.tools == ["Read", "List", "analyzeImage", "recallImage"]
         rest = second.messages[len(first.messages) :]
         said, results = rest[0], {message["tool_call_id"]: message["content"] for message in rest[1:]}
         called = [call["id"] for call in said["tool_calls"]]

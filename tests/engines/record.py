@@ -21,9 +21,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from cache.table import ImageRecord
+from cache.record import ImageRecord
 from router.protocol.dialect import Reader
-from router.protocol.events import Action, CallTools, DeferTools, OpenUpstream, ToolsCompleted, UpstreamEnded
+from router.protocol.events import Action, CallTools, Keep, OpenUpstream, ToolsCompleted, UpstreamEnded
 from router.protocol.exchange import Exchange
 from router.protocol.ledger import KeptTurn, weave
 from router.protocol.openai_chat import ChunkReader, CompletionReader, OpenAIChat, tool_object
@@ -33,9 +33,10 @@ from router.protocol.profiles import PROFILES
 from tests.engines.asking import MAX_TOKENS, WEATHER, Json, called, text, user
 from tests.engines.engines import ENGINES, MODELS, ROOT, Engine
 from tests.engines.servers import DidNotStart, free_port, logs, running
-from tools.analyze_image import NAME, definition, quoted
+from tools.analyze_image import NAME, definition
 from tools.arguments import as_text, image_numbers, parse_arguments
 from tools.call import ToolCall, ToolResult
+from tools.quotation import quoted
 
 FOLDERS: Final[Mapping[str, str]] = {
     "llamacpp": "llamacpp-brain",
@@ -128,15 +129,15 @@ def follow_up(question: Question, asked: Mapping[str, Any], body: bytes, *, engi
                 (opened,) = exchange.handle(ToolsCompleted(tuple(map(_seen, calls))))
                 assert isinstance(opened, OpenUpstream)
                 return opened.request
-            case DeferTools(calls, client_ids, said):
+            case Keep(visible=visible, said=said, calls=calls):
                 wire = said[-1]["tool_calls"]
                 if sorted(call["function"]["name"] for call in wire) != sorted(question.calls):
                     raise NotAsNamed(wire)
                 results = [{"role": "tool", "tool_call_id": call.id, "content": _seen(call).text} for call in calls]
-                (id_,) = client_ids
+                (id_,) = [call["id"] for call in visible["tool_calls"]]
                 history = [*asked["messages"], called((id_, _CLIENTS_TOOL, "{}")), _weather(id_)]
                 kept = KeptTurn(said, results)
-                return {**asked, "messages": weave(history, {len(asked["messages"]): kept})}
+                return {**asked, "messages": weave(history, {len(asked["messages"]): kept}, {})}
             case _:
                 pass
     raise NotAsNamed(actions)

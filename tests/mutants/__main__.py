@@ -24,6 +24,9 @@ LEAST_SCORE = 90.0
 PURE_TESTS = (
     "test_exchange.py",
     "test_exchange_broken_calls.py",
+    "test_exchange_details.py",
+    "test_exchange_refusals.py",
+    "test_wire_fixtures.py",
     "test_sse.py",
     "test_openai_chat.py",
     "test_transcripts.py",
@@ -35,6 +38,8 @@ PURE_TESTS = (
     "test_profiles.py",
     "test_ingest.py",
     "test_chat_request.py",
+    "test_image_list.py",
+    "test_file_names.py",
 )
 
 

@@ -244,6 +244,7 @@ class Trials:
 
 OPTIONS = (
     *("-q", "-s", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist"),
+    *("-m", "not live"),  # the core alone, without sockets
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # its modules are loaded already, that is the point
 )
 
