@@ -13,8 +13,8 @@ class Killed(BaseException):
 
 
 class FailingStore(MemoryStore):
-    """Every put, add and swap asks `on_write` and every read `on_read`, which may raise; `torn` writes are made all the same, and
-    nobody learns of it."""
+    """Every put, add and swap asks `on_write` and every read `on_read`, which may raise; `torn` writes are made all the
+    same, and nobody learns of it."""
 
     def __init__(self) -> None:
         super().__init__(max_bytes=2**28)
