@@ -14,7 +14,6 @@ from cache.blobs import Blobs
 from cache.forgetting import LoadLimits
 from cache.image import ImageLimits
 from cache.memory import MemoryStore
-from cache.record import ImageRecord
 from cache.rows import Rows
 from cache.store import StoreError
 from cache.table import ImageTable
@@ -22,7 +21,7 @@ from cache.tables import Tables, place
 from router.errors import BadRequest
 from router.ingest import Ingest, Ingested
 from router.protocol.cuts import Cuts, cut
-from router.protocol.placeholders import captioned, inline_placeholder, markers, placeholder, renumber, unseen
+from router.protocol.placeholders import placeholder
 
 pytestmark = pytest.mark.anyio
 
@@ -330,51 +329,7 @@ async def test_a_deleted_image_stays_deleted_however_often_it_is_sent(room: Room
     assert list(again.table.loaded) == [2, 3]
 
 
-# Placeholders: every word of them is in somebody's prefix cache
-
-
-def record(**facts: Any) -> ImageRecord:
-    return ImageRecord(3, "digest", **{"media_type": "image/png", "width": 30, "height": 20, **facts})
-
-
-BROKEN = record(problem='not "an\\image"')
-
-
-def test_a_placeholder_says_what_stands_there_and_what_to_do() -> None:
-    assert placeholder(record(), "look") == (
-        '[Image #3] (attached PNG, 30x20, not visible; call look with image "3" to look at it)'
-    )
-    assert placeholder(record(), None) == "[Image #3] (attached PNG, 30x20, not visible to you)"
-    assert placeholder(BROKEN, "look") == placeholder(BROKEN, None) == '[Image #3: unreadable, not "an\\image"]'
-
-
-def test_a_caption_stands_behind_its_placeholder() -> None:
-    assert captioned(record(), "a cat") == "[Image #3] (attached PNG, 30x20, described by a vision model)\na cat"
-    assert captioned(BROKEN, "") == placeholder(BROKEN, None)
-    assert unseen(record(), "no\n time") == (
-        "[Image #3] (attached PNG, 30x20, could not be looked at: no time; do not guess)"
-    )
-
-
-def test_a_placeholder_inside_a_string_holds_nothing_that_would_end_it() -> None:
-    assert inline_placeholder(record()) == "[Image #3]"
-    assert inline_placeholder(BROKEN) == "[Image #3: unreadable, not 'an/image']"
-
-
-@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
-def test_a_placeholder_names_the_format(name: str) -> None:
-    assert f"attached {name}, " in placeholder(record(media_type=f"image/{name.lower()}"), None)
-
-
-def test_a_format_without_a_name_is_an_image() -> None:
-    assert "attached image, 30x20" in placeholder(record(media_type="image/x-new"), None)
-
-
-def test_markers_are_found_and_renumbered_at_once() -> None:
-    text = "[Image #2] [Image #1: unreadable] [Image #2] [Image #7x] [Image #1234567]"
-    assert markers(text) == [2, 1]
-    assert renumber(text, {1: 2, 2: 1}) == "[Image #1] [Image #2: unreadable] [Image #1] [Image #7x] [Image #1234567]"
-    assert renumber("[Image #5]", {}) == "[Image #5]"
+# Hostile payloads
 
 
 async def test_a_payload_of_backslashes_is_a_bad_image_and_soon_known_as_one(room: Room) -> None:

@@ -9,7 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.protocol.ledger import KeptTable, KeptTurn, Place, Trail, forgotten, weave
+from router.protocol.ledger import (
+    DELETED,
+    KeptTable,
+    KeptTurn,
+    Place,
+    Trail,
+    forgotten,
+    of_one_line,
+    weave,
+    without_pictures,
+    without_thoughts,
+)
+from router.protocol.pictures import result_messages
+from tools.call import ToolResult
 
 USER = {"role": "user", "content": "u"}
 
@@ -117,6 +130,12 @@ def test_only_the_results_about_forgotten_images_are_left_out() -> None:
     assert 'bring_back with image "2"' in contents[1]
 
 
+def test_what_stands_for_a_deleted_image_does_not_ask_to_recall_it() -> None:
+    kept = KeptTurn(said=(assistant(call("l", "analyzeImage")), tool("l", DELETED), said("x")), looks=((1,),))
+    woven = weave([USER, said("x")], {1: kept}, {}, stands=lambda numbers, stamp: False)
+    assert woven[2]["content"] == DELETED
+
+
 def test_a_result_that_is_about_no_image_always_stands() -> None:
     kept = KeptTurn(said=(assistant(call("l", "analyzeImage")), tool("l", "no such image"), said("x")), looks=((),))
     assert weave([USER, said("x")], {1: kept}, {}, stands=lambda numbers, stamp: not list(numbers))[2] == kept.said[1]
@@ -145,6 +164,73 @@ def test_a_table_stays_with_the_clients_result_in_a_mixed_turn() -> None:
     history = [USER, assistant(call("theirs")), tool("theirs", "file")]
     woven = weave(history, {1: MIXED}, {2: KeptTable("| table |")})
     assert woven[-1] == tool("theirs", "file\n\n| table |")
+
+
+def test_a_table_of_another_line_is_left_out() -> None:
+    first, other, second = KeptTable("1", 3), KeptTable("of a title", 5), KeptTable("2", 4)
+    assert of_one_line({0: first, 2: other, 4: second}) == {0: first, 4: second}
+    assert of_one_line({0: first, 2: second, 4: other}) == {0: first, 2: second, 4: other}
+    assert of_one_line({0: first, 2: first}) == {2: first}
+    assert of_one_line({}) == {}
+
+
+def test_a_table_is_found_under_the_same_words_of_the_system_only() -> None:
+    def at(*system: Any) -> Place:
+        return Trail([*({"role": "system", "content": words} for words in system), USER]).of_table(len(system))
+
+    assert at("You help.") == at([{"type": "text", "text": "You  help."}])
+    assert at("You help.") != at("Give a title.")
+    assert at("You help.") != at()
+    assert at("You help.").full != Trail([USER]).places[0].full
+    late = Trail([USER, {"role": "system", "content": "It is late."}])
+    assert late.of_table(0) == Trail([USER]).of_table(0), "later words of the system are those of the day"
+
+
+# Thoughts and pictures
+
+
+def test_thoughts_that_the_server_does_not_take_back_are_left_out() -> None:
+    assert "reasoning_content" in without_thoughts(MIXED, ["reasoning_content"]).said[-1]
+    bare = without_thoughts(MIXED, ["reasoning"])
+    assert bare.said[-1] == {key: value for key, value in MIXED.said[-1].items() if key != "reasoning_content"}
+    assert bare.said[:2] == list(MIXED.said[:2])
+    assert (bare.results, bare.looks) == (MIXED.results, MIXED.looks)
+
+
+SHOWN = KeptTurn(
+    said=[
+        assistant(call("r", "recallImage")),
+        *result_messages([ToolResult("r", "It follows.", images=(1,), pictures=(1,))]),
+        said("A dog."),
+    ],
+    looks=[[1]],
+)
+
+
+def test_pictures_are_left_out_for_a_brain_without_eyes() -> None:
+    bare = without_pictures(SHOWN)
+    assert bare.said == [SHOWN.said[0], SHOWN.said[1], SHOWN.said[3]]
+    mixed = KeptTurn(said=[assistant(call("r"))], results=SHOWN.said[1:3], looks=[[1]])
+    assert without_pictures(mixed).results == [SHOWN.said[1]]
+
+
+def test_a_picture_goes_with_the_result_that_brought_it() -> None:
+    assert weave([USER, said("A dog.")], {1: SHOWN}, {})[1:] == SHOWN.said
+    woven = weave([USER, said("A dog.")], {1: SHOWN}, {}, stands=lambda numbers, stamp: 1 not in list(numbers))
+    assert [message["role"] for message in woven] == ["user", "assistant", "tool", "assistant"]
+
+
+def test_a_picture_of_several_images_goes_when_one_of_them_is_forgotten() -> None:
+    both = KeptTurn(
+        said=[
+            assistant(call("r", "recallImage")),
+            *result_messages([ToolResult("r", "They follow.", images=(1, 2), pictures=(1, 2))]),
+            said("x"),
+        ],
+        looks=[[1, 2]],
+    )
+    woven = weave([USER, said("x")], {1: both}, {}, stands=lambda numbers, stamp: 2 not in list(numbers))
+    assert [message["role"] for message in woven] == ["user", "assistant", "tool", "assistant"]
 
 
 # Places

@@ -40,6 +40,8 @@ PURE_TESTS = (
     "test_chat_request.py",
     "test_image_list.py",
     "test_file_names.py",
+    "test_pictures.py",
+    "test_placeholders.py",
 )
 
 
