@@ -119,3 +119,12 @@ def first_of(arguments: Mapping[str, object], keys: Sequence[str]) -> str:
 def image_numbers(text: str) -> list[int]:
     """`3`, `#3`, `[Image #3]`, `Image 3`, or several: each number once, in order of appearance."""
     return list(dict.fromkeys(int(number) for number in re.findall(r"\d{1,6}", text)))
+
+
+def images_named(arguments: str, *, most: int, done: str) -> list[int] | str:
+    """The images that a call names; or why it cannot be carried out, in words for the brain.  `done`: what would be
+    done with them, such as "brought back"."""
+    numbers = image_numbers(first_of(parse_arguments(arguments), IMAGE_KEYS))
+    if not numbers:
+        return 'The parameter "image" is missing: give the number of an image.'
+    return numbers if len(numbers) <= most else f"At most {most} images can be {done} in one call; ask for fewer."

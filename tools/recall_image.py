@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from cache.record import ImageRecord
-from tools.arguments import IMAGE_KEYS, first_of, image_numbers, parse_arguments
+from tools.arguments import images_named
 from tools.call import ToolCall, ToolResult
 from tools.definition import ToolDefinition
 from tools.quotation import estimated, gone, quoted
@@ -62,13 +62,9 @@ class RecallImage:
         self._look = look
 
     async def call(self, call: ToolCall) -> ToolResult:
-        arguments = parse_arguments(call.arguments)
-        numbers = image_numbers(first_of(arguments, IMAGE_KEYS))
-        if not numbers:
-            return ToolResult(call.id, 'The parameter "image" is missing: give the number of an image.', failed=True)
-        if len(numbers) > _MOST_IMAGES:
-            text = f"At most {_MOST_IMAGES} images can be brought back in one call; ask for fewer."
-            return ToolResult(call.id, text, failed=True)
+        numbers = images_named(call.arguments, most=_MOST_IMAGES, done="brought back")
+        if isinstance(numbers, str):
+            return ToolResult(call.id, numbers, failed=True)
         said = [await self._recall(number) for number in numbers]
         text = "\n\n".join(words for words, _ in said)
         stamps = [stamp for _, stamp in said if stamp is not None]

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from cache.record import ImageRecord
-from tools.arguments import IMAGE_KEYS, first_of, image_numbers, parse_arguments
+from tools.arguments import images_named
 from tools.call import ToolCall, ToolResult
 from tools.definition import ToolDefinition
 from tools.quotation import gone
@@ -62,13 +62,9 @@ class RecallPixels:
         self._shown: set[int] = set()
 
     async def call(self, call: ToolCall) -> ToolResult:
-        arguments = parse_arguments(call.arguments)
-        numbers = image_numbers(first_of(arguments, IMAGE_KEYS))
-        if not numbers:
-            return ToolResult(call.id, 'The parameter "image" is missing: give the number of an image.', failed=True)
-        if len(numbers) > _MOST_IMAGES:
-            text = f"At most {_MOST_IMAGES} images can be shown in one call; ask for fewer."
-            return ToolResult(call.id, text, failed=True)
+        numbers = images_named(call.arguments, most=_MOST_IMAGES, done="shown")
+        if isinstance(numbers, str):
+            return ToolResult(call.id, numbers, failed=True)
         words: list[str] = []
         back: list[int] = []
         pictures: list[int] = []
