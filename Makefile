@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check format test-clients test-engines test-mutants test-faults bench bench-prefix clean
+.PHONY: demo test check format test-clients test-engines test-mutants test-faults bench bench-prefix soak clean
 
 demo: $(VENV)/.run
 	@$(BIN)/chiasm demo
@@ -27,7 +27,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 # All ten real clients, each installed into a folder of its own under .clients (minutes, and a gigabyte, the first time);
-# four of them, which install in seconds, are part of `make test`.
+# six of them, which install in seconds, are part of `make test`.
 test-clients: $(VENV)/.dev
 	tests/clients/run.sh
 
@@ -49,6 +49,11 @@ bench: $(VENV)/.dev
 # How much of each prompt a prefix cache can use again, in a long session.
 bench-prefix: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.prefix
+
+# Whether anything grows: twenty thousand exchanges, good and bad (five minutes).  EXCHANGES=100000 for the long one.
+EXCHANGES ?= 20000
+soak: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.soak $(EXCHANGES)
 
 # The environments: the lock file names every package by version and hash; the project itself is linked in.
 $(VENV)/bin/python:

