@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ import openai
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionMessageFunctionToolCall
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tests.cards import Card, card
 
@@ -141,8 +143,15 @@ def _reasoning(extra: Mapping[str, Any] | None) -> str:
 # Pictures
 
 
+_asked = itertools.count()
+_note = ""
+"""Stands in the pictures of the test that runs: looks are remembered, and each test is to have the eyes look anew."""
+
+
 def cards(first: int, count: int) -> list[Card]:
-    """Pictures of one code word each, all of one size that needs no scaling."""
+    """Pictures of one code word each, all of one size that needs no scaling; for one test."""
+    global _note
+    _note = f"test {next(_asked)}"
     return [card(seed, kind="word", size=(256, 128)) for seed in range(first, first + count)]
 
 
@@ -153,7 +162,11 @@ def word(picture: Card) -> str:
 
 
 def image(picture: Card) -> Json:
-    return image_of("image/png", picture.png())
+    out, info = io.BytesIO(), PngInfo()
+    info.add_text("note", _note)
+    assert picture.image is not None
+    picture.image.save(out, "PNG", pnginfo=info)
+    return image_of("image/png", out.getvalue())
 
 
 def webp(picture: Card) -> Json:
