@@ -39,8 +39,10 @@ test-engines: $(VENV)/.dev
 test-mutants: $(VENV)/.dev
 	tests/mutants/run.sh
 
-# Fifty thousand bodies that no client would send (minutes); a part of them is in `make test`.
+# Every fault of brain, eyes and store in every phase, and fifty thousand bodies that no client would send (minutes); a
+# part of both is in `make test`.
 test-faults: $(VENV)/.dev
+	CHIASM_FAULTS=1 $(BIN)/pytest -n 2 tests/test_faults.py
 	CHIASM_FUZZ=50000 $(BIN)/pytest tests/test_fuzz.py
 
 bench: $(VENV)/.dev

@@ -39,8 +39,9 @@ from router.response import GIVE_UP, Receive, Send, send_json
 HEAD_SECONDS = 10.0
 """Clients send it in one go.  An idle new connection has as long: browsers open some in advance."""
 
-KEEP_ALIVE_SECONDS = 15
-"""After an answer.  Longer than the 5 seconds after which most clients' pools let go, so that it is they who close."""
+KEEP_ALIVE_SECONDS = 75
+"""After an answer.  Longer than clients' pools (5 to 15 seconds) and proxies' (60) keep one, so that it is they who
+close."""
 
 MOST_HEAD_BYTES = 64 * 1024
 """Address and headers.  Cookies of a browser are the longest that come; servers in front of us allow 8 to 32 KiB."""
@@ -79,6 +80,10 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._write_timer: asyncio.TimerHandle | None = None
         self._untaken = 0
+        self._moved = False
+        """Whether what came last began a request or was part of a body."""
+        self._unmoved = 0
+        """Bytes since then: trailers and chunk extensions, of which nobody reads any."""
 
     # The connection
 
@@ -98,8 +103,12 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        self._head_began = False
+        self._head_began = self._moved = False
         super().data_received(data)
+        self._unmoved = 0 if self._moved or self._in_head else self._unmoved + len(data)
+        if self._unmoved > MOST_HEAD_BYTES:
+            self.give_up()
+            return
         if self._deaf or self.transport.is_closing():
             return
         if self._head_timer is None and self._answered():
@@ -130,6 +139,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if self._deaf:
             return
+        self._moved = True
         super().on_message_begin()
         scope = cast(dict[str, Any], self.scope)
         scope["extensions"] = {GIVE_UP: lambda: self._give_up_on(scope)}
@@ -153,7 +163,12 @@ class Connection(HttpToolsProtocol):
             self.app = self._application
         super().on_headers_complete()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # else a trailer
+            super().on_header(name, value)
+
     def on_body(self, body: bytes) -> None:
+        self._moved = True
         if not self._deaf:
             super().on_body(body)
 

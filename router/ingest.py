@@ -36,7 +36,7 @@ from cache.store import StoreError
 from cache.table import ImageTable
 from cache.tables import Tables, place
 from router.conversation import Conversation, identify, opening, opening_of
-from router.errors import BadRequest
+from router.errors import BadRequest, BodyTooLarge
 from router.protocol.cuts import Cuts
 from router.protocol.file_names import file_names
 from router.protocol.image_parts import Base64Image, FoundImage, RemoteImage, images_outside, replace_images
@@ -54,6 +54,9 @@ DELETED = "deleted"
 
 PLACEHOLDER_TOKENS = 40
 """What the words in an image's place add to a prompt."""
+
+MOST_IMAGES = 5_000
+"""In the messages of one request.  A day of screenshots, one a minute, is 1,440; each costs the event loop 50 µs."""
 
 _USED_SECONDS = 60.0
 """The table notes when it was last used, but not more often than this: a note is a write."""
@@ -391,6 +394,8 @@ def _find(messages: list[Any], token: str) -> list[FoundImage]:
 
     def note(image: FoundImage) -> str:
         found.append(image)
+        if len(found) > MOST_IMAGES:
+            raise BodyTooLarge(f"the messages hold more than {MOST_IMAGES} images")
         return ""
 
     replace_images(messages, note, token)

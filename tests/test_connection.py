@@ -132,6 +132,28 @@ async def test_what_is_not_http_is_told_so_in_the_shape_of_all_errors(house: Hou
         await ended(line)
 
 
+@pytest.mark.parametrize(
+    "endless", [b"a:b\r\n" * 1000, b"x" * 5000], ids=["many trailers", "one trailer without an end"]
+)
+async def test_what_stands_behind_a_body_is_not_kept_and_has_an_end(house: House, endless: bytes) -> None:
+    head = HEAD.replace(b"POST /v1/chat/completions", b"POST /nowhere") + b"transfer-encoding: chunked\r\n\r\n0\r\nb:"
+    async with Line(house.port, head) as line:
+        with suppress(ConnectionResetError, ConnectionAbortedError):
+            for _ in range(200):  # a megabyte
+                line.write(endless)
+                await asyncio.sleep(0.001)
+        await ended(line)
+    assert (await house.get("/healthz")).status == 200
+
+
+async def test_trailers_of_a_few_words_do_no_harm(house: House) -> None:
+    house.brain.will(says("Hello."))
+    chunked = b"transfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\nx-checksum: 1\r\n\r\n" % (len(BODY), BODY)
+    async with Line(house.port, HEAD + chunked) as line:
+        assert (await line.rest()).status == 200
+    assert "x-checksum" not in house.brain.asked[0].headers
+
+
 # Bodies
 
 
@@ -246,6 +268,24 @@ async def test_a_client_that_takes_a_whole_answer_slowly_but_steadily_gets_all_o
                 await line.more()
         async with asyncio.timeout(DEADLINE):
             assert len((await line.rest()).body) > 29_000_000
+
+
+async def test_a_client_that_reads_a_stream_slowly_but_steadily_gets_all_of_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router.response, "STALLED_SECONDS", 1.0)
+    house.brain.will(says(*["x" * 65_536] * 120))
+    async with Line(
+        house.port, post(orjson.dumps({"messages": [user("Hi.")], "stream": True})), receive_buffer=65_536
+    ) as line:
+        await line.until(b"x" * 1000)
+        for _ in range(8):
+            await asyncio.sleep(0.3)
+            goal = len(line.raw) + 100_000
+            while len(line.raw) < goal:
+                await line.more()
+        async with asyncio.timeout(DEADLINE):
+            assert b"[DONE]" in (await line.rest()).body
 
 
 # Many

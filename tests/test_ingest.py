@@ -18,7 +18,7 @@ from cache.rows import Rows
 from cache.store import StoreError
 from cache.table import ImageTable
 from cache.tables import Tables, place
-from router.errors import BadRequest
+from router.errors import BadRequest, BodyTooLarge
 from router.ingest import Ingest, Ingested
 from router.protocol.cuts import Cuts, cut
 from router.protocol.placeholders import placeholder
@@ -246,6 +246,13 @@ async def test_a_store_that_fails_does_not_fail_the_request() -> None:
 
     taken = await Room(Full(max_bytes=1)).take(user(part(png())))
     assert texts(taken)[0].startswith("[Image #1] (attached PNG")
+
+
+async def test_more_images_than_any_history_holds_are_refused(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.ingest.MOST_IMAGES", 2)
+    await room.take(*asked("red", "green"))
+    with pytest.raises(BodyTooLarge, match="more than 2 images"):
+        await room.take(*asked("red", "green", "red"))
 
 
 async def test_a_number_typed_by_somebody_adds_nothing_to_the_table(room: Room) -> None:

@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
+import aiohttp
 import httpx
 import orjson
 import pybase64
@@ -312,7 +313,7 @@ class OpenAIEyes:
                 again = refused.status == 429 or refused.status >= 500
                 if second or not again or pause > MAX_PAUSE_SECONDS:
                     raise
-            except httpx.TransportError as error:
+            except (httpx.TransportError, aiohttp.ClientError) as error:  # the transport has no name for garbage
                 # A silent server has used up its time; a failed or dropped connection may have been a stale one.
                 if second or isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout):
                     raise _unreached(error) from error
@@ -383,7 +384,7 @@ def _pause(header: str | None) -> float | None:
     return seconds if seconds is not None and seconds >= 0 else None
 
 
-def _unreached(error: httpx.TransportError) -> VisionError:
+def _unreached(error: Exception) -> VisionError:
     if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout):
         return VisionError("The vision model took too long to answer.", retryable=True)
     # One sentence for all the rest: the aiohttp transport reports a refused and a dropped connection alike.
