@@ -71,6 +71,10 @@ class Patience:
     """Names, redirects and all."""
 
 
+NO_PLACE = "too many images are being fetched"
+"""The one reason that lies with us."""
+
+
 class Fetch:
     """Shared by all requests."""
 
@@ -125,7 +129,7 @@ class Fetch:
             async with asyncio.timeout(self._patience.place):
                 await self._places.acquire()
         except TimeoutError:
-            raise NotFetched("too many images are being fetched") from None
+            raise NotFetched(NO_PLACE) from None
         try:
             async with asyncio.timeout(self._patience.whole):
                 return await self._followed(location)

@@ -24,7 +24,7 @@ from cache.blobs import HASHERS, Blobs
 from cache.documents import Documents
 from cache.image import BadImage, ImageLimits, inspect
 from cache.remembered import Remembered
-from cache.sources.fetch import Fetch
+from cache.sources.fetch import NO_PLACE, Fetch
 from cache.sources.not_fetched import NotFetched
 from cache.store import Store, StoreError
 from cache.tables import Tables
@@ -112,6 +112,8 @@ class RemoteImages:
         except NotFetched as error:
             return FetchedImage(problem=error.reason)  # not kept: it costs nothing, and the list of hosts may grow
         image, data = await self._fetched(url)
+        if image.problem == NO_PLACE:
+            return image  # not kept: it says nothing of the image
         if data is not None:
             try:
                 await self._blobs.put(tenant, data)
