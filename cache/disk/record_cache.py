@@ -26,6 +26,7 @@ _SETTINGS = {
     "sqlite_journal_mode": "wal",
     "sqlite_synchronous": 1,
     "sqlite_auto_vacuum": 1,
+    "sqlite_cache_size": 1024,  # pages of 4 KiB; the default of 8,192 is memory that records soon fill and hardly use
     "sqlite_mmap_size": 0,  # a mapped file that somebody truncates kills the process with SIGBUS
 }
 
