@@ -147,9 +147,9 @@ def test_codex_lists_files_that_were_mentioned() -> None:
 
 
 def test_open_code_names_a_file_by_the_call_that_it_made_up() -> None:
-    call = text('Called the Read tool with the following input: {"filePath":"/work/plan.png"}')
+    call = text('Called the Read tool with the following input: {"filePath":"/project/plan.png"}')
     assert names([user(text("look"), call, image())]) == ["plan.png"]
-    assert names([user(call, text('Called … input: {"filePath":"/work/main.py"}'), image())]) == ["plan.png"]
+    assert names([user(call, text('Called … input: {"filePath":"/project/main.py"}'), image())]) == ["plan.png"]
 
 
 @pytest.mark.parametrize("words", ["![the plan](./docs/plan.png)", "what is in @docs/plan.png ?", "![](<plan.png>)"])
@@ -197,7 +197,7 @@ def test_a_name_that_is_said_twice_is_one_name() -> None:
 @pytest.mark.parametrize("field", ["file_path", "filePath", "path", "filename", "image_path"])
 def test_a_tool_result_is_called_as_in_the_call_that_it_answers(content: Any, field: str) -> None:
     messages = [
-        called(("c0", {field: "/work/other.png"}), ("c1", {"limit": 3, field: "/work/plan.png"})),
+        called(("c0", {field: "/project/other.png"}), ("c1", {"limit": 3, field: "/project/plan.png"})),
         tool("nothing", "c0"),
         tool(content),
     ]
