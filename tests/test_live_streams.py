@@ -332,7 +332,7 @@ async def test_a_client_that_reads_slowly_slows_the_brain_down(house: House) -> 
         while asked.sent == taken:
             await line.more()
         assert not asked.gone.is_set()
-    await soon(asked.gone.wait())  # within which time, other tests say: here both sides have megabytes in hand
+    await soon(asked.gone.wait(), HANG_UP_SECONDS)
 
 
 @pytest.mark.parametrize("goes_on", [True, False], ids=["the brain goes on", "the brain has stopped, too"])
