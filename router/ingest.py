@@ -1,53 +1,41 @@
 """Images out of a request and into the cache, numbered; words can take their places.
 
-    request ─▶ images found ─▶ each admitted: digest, facts or a problem ─▶ numbers from the conversation's table
-            ─▶ placeholders in their places ─▶ our tools behind the client's ─▶ a request of text only
-
-Everything that touches picture data (hashing, base64, Pillow, disk) runs in threads.  An image that was seen before
-costs a hash of its base64 text and nothing else: clients send their whole history with every request.
+request ─▶ images found ─▶ each admitted (`admission.py`) ─▶ numbers from the conversation's table, in the same step
+        new ones loaded and the oldest forgotten ─▶ rows kept
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import logging
-import math
-import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import Any, TypeVar
-
-import pybase64
+from typing import Any
 
 from cache.blobs import Blobs
 from cache.forgetting import LoadLimits, to_forget
 from cache.holders import Holders
-from cache.image import BadImage, ImageLimits, inspect
+from cache.image import ImageLimits
 from cache.record import ImageRecord
 from cache.remembered import Remembered
 from cache.rows import Rows
-from cache.sources.remote_images import FetchedImage, RemoteImages, url_digest
+from cache.sources.remote_images import FetchedImage, RemoteImages
 from cache.store import StoreError
 from cache.table import ImageTable
 from cache.tables import Tables, place
+from router.admission import Admission, Admitted
 from router.conversation import Conversation, identify, opening, opening_of
 from router.errors import BadRequest, BodyTooLarge
+from router.protocol.client_numbers import wanted_numbers, with_our_numbers
 from router.protocol.cuts import Cuts
 from router.protocol.file_names import file_names
-from router.protocol.image_parts import Base64Image, FoundImage, RemoteImage, images_outside, replace_images
-from router.protocol.placeholders import inline_placeholder, markers, renumber
-from tools.places import Places
+from router.protocol.image_parts import FoundImage, RemoteImage, images_outside, origin_of, replace_images
+from router.protocol.placeholders import inline_placeholder
 
 log = logging.getLogger("chiasm.ingest")
 
 _REMEMBERED = 20_000
-"""Images whose facts are kept in memory, about 300 bytes each: some hundred long conversations."""
-
+"""Rows that are known to be there, about 200 bytes each."""
 
 DELETED = "deleted"
 """What the placeholder of a deleted image says is wrong with it."""
@@ -60,39 +48,6 @@ MOST_IMAGES = 5_000
 
 _USED_SECONDS = 60.0
 """The table notes when it was last used, but not more often than this: a note is a write."""
-
-_ESCAPED_LETTER = re.compile(rb"(?:(?<!\\)\\+u00|%)(2[bBfF]|3[dD])")
-_ESCAPED_FOLD = re.compile(rb"(?<!\\)\\+[rn]")
-
-_AT_ONCE = 32
-"""Images of one request that are in work at once, with their bytes in memory.  A history may hold any number."""
-
-_T = TypeVar("_T")
-
-_TRUSTED_SECONDS = 600.0
-"""For so long an image is taken to be still in the store.  Afterwards it is put there again, which costs a decode of
-its base64 and counts as a use: the store forgets what is longest unused, and the client still sends it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """What is known of one image after it was let in, or why it was not."""
-
-    digest: str
-    media_type: str = ""
-    width: int = 0
-    height: int = 0
-    size: int = 0
-    problem: str = ""
-    plain: bool = True
-    """Its base64 is as the standard has it, so that every server can read it as it was sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    facts: Admitted
-    kept_at: float
-    """When its bytes were last put into the store, on the monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +116,7 @@ Words = Callable[[ImageRecord, int | None], str]
 
 
 class Ingest:
-    """Shared by all requests; holds the threads and the memory of what was seen."""
+    """Shared by all requests."""
 
     def __init__(
         self,
@@ -177,21 +132,17 @@ class Ingest:
     ) -> None:
         """`holders`: where it is noted which conversation holds an image's bytes.  `remote`: fetches images by URL;
         without it they are none that anybody could look at."""
-        self._clock = time.monotonic
+        self._admission = Admission(blobs=blobs, limits=limits, threads=threads)
         self._blobs = blobs
         self._tables = tables
         self._rows = rows
         self._holders = holders
         self._remote = remote
-        self._limits = limits
         self._load_limits = load_limits
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="chiasm-image")
-        self._places = Places(threads)
-        self._seen: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
         self._has_row: Remembered[bool] = Remembered(_REMEMBERED)
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._admission.close()
 
     async def take(
         self,
@@ -216,13 +167,13 @@ class Ingest:
             conversation = identify(tenant, headers, request, opening_of(messages))
             table = await self._without_too_much(tenant, conversation.key)
             return Ingested(conversation, table, (), messages, (), (), (), token)
-        begun = self._clock()
-        seen = await self._admit_all(tenant, found, cuts)
+        begun = self._admission.clock()
+        seen = await self._admission.admit(tenant, found, cuts)
         admitted: Sequence[Admitted] = [one.facts for one in seen]
         digests = iter(admitted)
         said_first = opening_of(replace_images(opening(messages), lambda _: next(digests).digest, token))
         conversation = identify(tenant, headers, request, said_first)
-        wanted = _wanted_numbers(messages, found)
+        wanted = wanted_numbers(messages, found)
         client = headers.get("user-agent", "").partition("/")[0][:40]
         arrival = _Arrival(conversation, client, time.time(), messages, found, admitted)
         if self._remote is not None and any(isinstance(image.source, RemoteImage) for image in found):
@@ -239,10 +190,10 @@ class Ingest:
             for image, one, number in zip(found, seen, numbers, strict=True)
             if number in new and one.kept_at < begun and await self._is_lost(tenant, one.facts)
         ]
-        await self._admit_all(tenant, lost, cuts, since=begun)
+        await self._admission.admit(tenant, lost, cuts, since=begun)
         files = file_names(messages, found) if new else [""] * len(found)  # the others have theirs in their rows
         records = [
-            _record(number, _origin(messages, image), facts, file, arrival.now, deleted=number in table.deleted)
+            _record(number, origin_of(messages, image), facts, file, arrival.now, deleted=number in table.deleted)
             for number, image, facts, file in zip(numbers, found, admitted, files, strict=True)
         ]
         put = {facts.digest for facts, one in zip(admitted, seen, strict=True) if one.kept_at >= begun}
@@ -250,7 +201,7 @@ class Ingest:
         if table.kept:  # else a number may be another image's by the next request
             fresh = {number for one, number in zip(seen, numbers, strict=True) if one.kept_at >= begun}
             await self._keep_rows(place(tenant, conversation.key, table), records, fresh)
-        renumbered, called = _with_our_numbers(messages, found, wanted, numbers)
+        renumbered, called = with_our_numbers(messages, found, wanted, numbers)
         plain = tuple(facts.plain for facts in admitted)
         return Ingested(conversation, table, tuple(records), renumbered, tuple(found), tuple(called), plain, token)
 
@@ -336,52 +287,6 @@ class Ingest:
                     await self._blobs.delete(tenant, row.digest)
                 await self._rows.delete(where, row.number)
 
-    async def _admit_all(
-        self, tenant: str, images: Sequence[FoundImage], cuts: Cuts | None, since: float = -math.inf
-    ) -> list[_Seen]:
-        at_once = asyncio.Semaphore(_AT_ONCE)
-
-        async def admit(image: FoundImage) -> _Seen:
-            async with at_once:
-                return await self._admit(tenant, image, cuts, since)
-
-        return await asyncio.gather(*map(admit, images))
-
-    async def _in_thread(self, tenant: str, work: Callable[..., _T], *arguments: Any) -> _T:
-        """Tenants take turns, so that who brings a thousand images keeps nobody else waiting for all of them."""
-        async with self._places.of(tenant):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
-
-    async def _admit(self, tenant: str, image: FoundImage, cuts: Cuts | None, since: float = -math.inf) -> _Seen:
-        """`since`: what was put into the store before then is put there again."""
-        if not isinstance(image.source, Base64Image):
-            problem = "images by URL are not fetched here, send the image itself"
-            return _Seen(Admitted(url_digest(image.source.url), problem=problem), self._clock())
-        payload = (cuts.payload(image.source.payload) if cuts else None) or memoryview(
-            image.source.payload.encode("utf-8", "replace")
-        )
-        wire_digest = await self._in_thread(tenant, _sha256, payload)
-        key = (tenant, wire_digest)
-        known = self._seen.get(key)
-        since = max(since, self._clock() - _TRUSTED_SECONDS)
-        if known is not None and (known.facts.problem or known.kept_at > since):
-            self._seen.move_to_end(key)
-            return known
-        facts, data = await self._in_thread(tenant, _open, payload, self._limits)
-        if data is not None:
-            try:
-                await self._blobs.put(tenant, data)
-            except StoreError as error:
-                log.warning("an image could not be kept: %s", error)
-                return _Seen(facts, self._clock())  # not remembered: the next request that brings it tries again
-        else:
-            facts = replace(facts, digest=wire_digest)
-        self._seen[key] = _Seen(facts, self._clock())
-        self._seen.move_to_end(key)
-        while len(self._seen) > _REMEMBERED:
-            self._seen.popitem(last=False)
-        return self._seen[key]
-
 
 def _of_fetched(unknown: Admitted, image: FetchedImage) -> Admitted:
     if not image.is_there:
@@ -400,41 +305,6 @@ def _find(messages: list[Any], token: str) -> list[FoundImage]:
 
     replace_images(messages, note, token)
     return found
-
-
-def _sha256(data: memoryview) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _open(payload: memoryview, limits: ImageLimits) -> tuple[Admitted, bytes | None]:
-    """Base64 to bytes, and the bytes to facts; `None` for the bytes of an image that nobody can look at."""
-    if len(payload) * 3 // 4 > limits.max_bytes + 4:
-        return Admitted(
-            "", problem=f"too large: {len(payload) * 3 // 4 // 2**20} MiB, limit {limits.max_bytes // 2**20}"
-        ), None
-    try:
-        data, plain = _decode(payload)
-        info = inspect(data, limits)
-    except BadImage as error:
-        return Admitted("", problem=str(error)), None
-    digest = hashlib.sha256(data).hexdigest()
-    return Admitted(digest, info.media_type, info.width, info.height, len(data), plain=plain), data
-
-
-def _decode(payload: memoryview) -> tuple[bytes, bool]:
-    """The bytes, and whether they were written as the standard has it.  Strict, because the lenient decoders silently
-    drop what they do not know and hand on damaged pictures."""
-    try:
-        return pybase64.b64decode(payload, validate=True), True
-    except ValueError:
-        pass
-    text = _ESCAPED_LETTER.sub(lambda match: bytes([int(match[1], 16)]), bytes(payload))
-    text = _ESCAPED_FOLD.sub(b"", text).translate(None, b" \t\r\n\\")  # also slashes escaped by a second JSON encoder
-    text = text.translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
-    try:
-        return pybase64.b64decode(text + b"=" * (-len(text) % 4), validate=True), False
-    except ValueError:
-        raise BadImage("not valid base64") from None
 
 
 def _record(number: int, origin: str, facts: Admitted, file: str, now: float, *, deleted: bool) -> ImageRecord:
@@ -499,21 +369,13 @@ class _Arrival:
                 table.use(number)  # shown again is used again
             if number in table.loaded or not adds:
                 continue
-            of_tool = _origin(self.messages, image) == "tool"
+            of_tool = origin_of(self.messages, image) == "tool"
             if number in new:
                 table.arrive(number, tool=of_tool, tokens=adds)
             elif image.message >= newest_from:
                 table.use(number, adds, tool=of_tool)
         table.forget(to_forget(table, limits, newest))
         return new
-
-
-def _origin(messages: Sequence[Any], image: FoundImage) -> str:
-    """A person does not speak between a tool's result and the answer to it: there, a client or router (claude-code-
-    router, LiteLLM) has moved the result's images into a message of the user."""
-    before = messages[image.message - 1] if image.message else None
-    moved = isinstance(before, Mapping) and before.get("role") == "tool"
-    return "tool" if moved and image.origin == "user" else image.origin
 
 
 def _newest_turn(messages: Sequence[Any]) -> int:
@@ -523,66 +385,3 @@ def _newest_turn(messages: Sequence[Any]) -> int:
         if isinstance(message, Mapping) and message.get("role") == "assistant":
             return index
     return 0
-
-
-# The client's own numbers
-
-
-def _wanted_numbers(messages: Sequence[Any], found: Sequence[FoundImage]) -> list[int | None]:
-    """The number that the client itself gave each image by a marker in the same message: Claude Code and Codex write
-    `[Image #1]` beside a pasted image.  Only where there are as many markers as images is it clear whose is whose."""
-    wanted: list[int | None] = []
-    for index, group in groupby(found, key=lambda image: image.message):
-        images = list(group)
-        # Not in what a tool says, moved or not: a page could make the person's words mean its own picture.
-        of_person = all(_origin(messages, image) != "tool" for image in images)
-        marked = markers(_words(messages[index])) if of_person else []
-        wanted += marked if len(marked) == len(images) else [None] * len(images)
-    return wanted
-
-
-def _with_our_numbers(
-    messages: list[Any], found: Sequence[FoundImage], wanted: Sequence[int | None], numbers: Sequence[int]
-) -> tuple[list[Any], list[int | None]]:
-    """The client's markers rewritten where they could not have the number they say: beside the image, and in the
-    person's words from there on, because a client counts anew after it has compacted a history.  And for each image
-    the number by which the client calls it, if that is another."""
-    called = [want if want != number else None for want, number in zip(wanted, numbers, strict=True)]
-    if not any(called):
-        return messages, called
-    of_message: dict[int, dict[int, int]] = {}
-    for image, want, number in zip(found, wanted, numbers, strict=True):
-        if want is not None:
-            of_message.setdefault(image.message, {})[want] = number
-    changes: dict[int, int] = {}
-    renumbered: list[Any] = []
-    for index, message in enumerate(messages):
-        for want, number in of_message.get(index, {}).items():
-            changes[want] = number
-            if want == number:
-                del changes[want]
-        by_person = isinstance(message, Mapping) and message.get("role") == "user"
-        renumbered.append(_renumbered(message, changes) if changes and by_person else message)
-    return renumbered, called
-
-
-def _words(message: Any) -> str:
-    content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    texts = [part.get("text") for part in parts if isinstance(part, dict)]
-    return "\n".join(text for text in texts if isinstance(text, str))
-
-
-def _renumbered(message: dict[str, Any], numbers: Mapping[int, int]) -> dict[str, Any]:
-    content = message.get("content")
-    if isinstance(content, str):
-        return {**message, "content": renumber(content, numbers)}
-    parts = [
-        {**part, "text": renumber(part["text"], numbers)}
-        if isinstance(part, dict) and isinstance(part.get("text"), str)
-        else part
-        for part in content or ()
-    ]
-    return {**message, "content": parts}

@@ -17,8 +17,9 @@ from typing import Any
 import pybase64
 
 from cache.record import ImageRecord
+from router.admission import Admitted
 from router.images import ConversationImages
-from router.ingest import Admitted, Ingested, Placed
+from router.ingest import Ingested, Placed
 from router.protocol.cuts import Cuts
 from router.protocol.image_parts import FoundImage
 from router.protocol.ledger import Place

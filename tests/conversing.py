@@ -31,6 +31,7 @@ import functools
 import hashlib
 import io
 import re
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -520,7 +521,7 @@ def texts_of(message: Mapping[str, Any]) -> list[str]:
 # The application
 
 
-class _Site:
+class _Site(ABC):
     """An application that can be asked.  Each request has an id, by which the brain knows its script: several clients,
     and several instances of the application, can ask one brain at once."""
 
@@ -564,8 +565,8 @@ class _Site:
     async def snapshot(self, conversation: Conversation) -> Snapshot:
         return Snapshot.of(await self.tables.get(conversation.tenant, conversation.key))
 
-    async def _send(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> Got:
-        raise NotImplementedError
+    @abstractmethod
+    async def _send(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> Got: ...
 
 
 Route = Callable[[Asked], Script]

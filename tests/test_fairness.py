@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-import router.ingest
+import router.admission
 import tools.vision.turns
 from tests.brain import Asked, Script, looks, says
 from tests.eyes import sees
@@ -122,14 +122,14 @@ async def test_a_request_of_forty_images_in_caption_mode_has_them_all_described_
 @pytest.mark.live
 async def test_one_image_is_admitted_between_those_of_another_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
-    really = router.ingest._open
+    really = router.admission._open
 
     def slowly(payload: memoryview, *rest: Any) -> Any:
         time.sleep(0.01)
         opened.append(len(payload))
         return really(payload, *rest)
 
-    monkeypatch.setattr(router.ingest, "_open", slowly)
+    monkeypatch.setattr(router.admission, "_open", slowly)
     mine = picture(500)
     async with live(server={"api_keys": KEYS}) as house:
         house.brain.answers = lambda asked: says("So.")

@@ -235,7 +235,7 @@ async def test_an_image_seen_before_is_not_opened_again(room: Room, monkeypatch:
     def never(*_: object) -> Any:
         raise AssertionError("opened again")
 
-    monkeypatch.setattr("router.ingest._open", never)
+    monkeypatch.setattr("router.admission._open", never)
     assert (await room.take(user(part(png())), session="another")).images[0].width == 30
 
 

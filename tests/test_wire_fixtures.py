@@ -43,7 +43,6 @@ from tests.wire_fixtures import (
     SERVED,
     Fixture,
     HangUp,
-    Served,
     Visit,
     bash,
     data,
@@ -248,30 +247,15 @@ def cut_anywhere(body: bytes, chance: random.Random, *, stays_open: bool = False
     return script
 
 
-class StillSo(Exception):
-    """A fault that is known and not yet mended shows itself."""
-
-
-def marked(served: Served) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.xfail(reason=served.fault, strict=True, raises=StillSo)] if served.fault else []
-
-
 @pytest.mark.anyio
 @pytest.mark.live
-@pytest.mark.parametrize("name", [pytest.param(name, id=name, marks=marked(served)) for name, served in SERVED.items()])
+@pytest.mark.parametrize("name", SERVED)
 async def test_a_request_goes_on_and_its_answer_comes_back_to_the_byte(name: str) -> None:
     served = SERVED[name]
-    *before, last = served.visits
     chance = random.Random(name)
     async with live(text={"engine": served.engine}) as house:
-        for visit in before:
+        for visit in served.visits:
             await one_visit(house, visit, chance)
-        try:
-            await one_visit(house, last, chance)
-        except AssertionError as error:
-            if served.fault:
-                raise StillSo(served.fault) from error
-            raise
         looks = house.eyes.looks
         assert [colour_of(one) for one in looks] == [colour for colour, _ in served.looks]
         for one, (_, asked_for) in zip(looks, served.looks, strict=True):

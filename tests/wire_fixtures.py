@@ -1170,8 +1170,6 @@ class Served:
     looks: Sequence[tuple[str, str]] = ()
     """The colour of each picture that the eyes were shown, and words that they were asked."""
     engine: str = "vllm"
-    fault: str = ""
-    """What is wrong with the router, as long as it is: the last visit is not answered so."""
 
 
 @dataclass(frozen=True)
@@ -1257,9 +1255,7 @@ _STREAMS_ON: Final = b',"stream":true,"stream_options":{"include_usage":true},"m
 _LOOKS_ON: Final = b',"stream":true,"stream_options":{"include_usage":true},"tools":[%(tool)s],"model":"brain"'
 
 
-def _one_look(
-    arguments: str, written: bytes, *, both: bool = False, looked: Sequence[tuple[str, str]], fault: str = ""
-) -> Served:
+def _one_look(arguments: str, written: bytes, *, both: bool = False, looked: Sequence[tuple[str, str]]) -> Served:
     """A look whose arguments arrive as `arguments` and go back to the server as `written`."""
     shown, here = (_SHOWN_BOTH, _TOLD_BOTH) if both else (_SHOWN_RED, _TOLD_RED)
     said = rb'{"id":"l1","type":"function","function":{"name":"analyzeImage","arguments":"' + written + b'"}}'
@@ -1277,7 +1273,6 @@ def _one_look(
             )
         ],
         looks=looked,
-        fault=fault,
     )
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -93,6 +93,14 @@ def replace_images(messages: list[Any], say: Say, token: str = "") -> list[Any]:
     """
     tokens = _tokens(token)
     return [_message(message, index, say, tokens) for index, message in enumerate(messages)]
+
+
+def origin_of(messages: Sequence[Any], image: FoundImage) -> Origin:
+    """Who put it there.  A person does not speak between a tool's result and the answer to it: there, a client or a
+    router (claude-code-router, LiteLLM) has moved the result's images into a message of the user."""
+    before = messages[image.message - 1] if image.message else None
+    moved = isinstance(before, Mapping) and before.get("role") == "tool"
+    return "tool" if moved and image.origin == "user" else image.origin
 
 
 def without_pictures(value: Any, token: str = "") -> Any:
