@@ -100,6 +100,12 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
+    def eof_received(self) -> None:
+        """A client that closes its side has hung up, as far as anyone can tell from here.  asyncio would first write
+        all that waits for it, and we would hear of it only then, which may be never."""
+        if not self._answered():
+            self.give_up()
+
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return

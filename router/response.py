@@ -17,8 +17,8 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 STALLED_SECONDS = 60.0
-"""A client that takes nothing for this long while we have something for it is gone in all but name.  Streams end by it
-here; whole answers, and what is left of any answer, in `router.connection`."""
+"""A client that takes next to nothing for this long while we have something for it is gone in all but name:
+`router.connection` sees how much of an answer the system still holds, and ends it."""
 
 GIVE_UP = "chiasm.give_up"
 """Under this name a scope's extensions hold what closes the connection at once, with all that waits to be written."""
@@ -49,7 +49,6 @@ class EventStream:
         self._loop = asyncio.get_running_loop()
         self._last = self._loop.time()
         self._writing_since: float | None = None
-        self._stalled = False
         self.started = False
         self.finished = False
 
@@ -75,39 +74,22 @@ class EventStream:
 
     @asynccontextmanager
     async def alive(self) -> AsyncIterator[None]:
-        """Heartbeats while the body runs.  Raises `ClientGone` out of it when the client stopped reading."""
-        owner = asyncio.current_task()
-        assert owner is not None
-        beats = asyncio.create_task(self._keep_alive(owner))
+        """Heartbeats while the body runs."""
+        beats = asyncio.create_task(self._keep_alive())
         try:
             yield
-        except asyncio.CancelledError:
-            if self._stalled:
-                owner.uncancel()
-                raise ClientGone from None
-            raise
         finally:
             beats.cancel()
             await asyncio.gather(beats, return_exceptions=True)
 
-    async def _keep_alive(self, owner: asyncio.Task[Any]) -> None:
+    async def _keep_alive(self) -> None:
         while True:
             now = self._loop.time()
             if self._writing_since is not None:
-                if now - self._writing_since >= STALLED_SECONDS:
-                    self._stalled = True
-                    owner.cancel()
-                    return
-                await asyncio.sleep(min(self._interval, STALLED_SECONDS / 4))
+                await asyncio.sleep(self._interval)
             elif now - self._last >= self._interval:
                 self._last = now
-                try:
-                    async with asyncio.timeout(STALLED_SECONDS):
-                        await self.beat()
-                except TimeoutError:
-                    self._stalled = True
-                    owner.cancel()
-                    return
+                await self.beat()
             else:
                 await asyncio.sleep(self._last + self._interval - now)
 

@@ -108,7 +108,9 @@ class Connection(asyncio.Protocol):
         self._may_write.set()
 
     def write(self, data: bytes) -> None:
-        if self.lost.is_set():
+        # A transport that has met an error says so one turn of the loop later, and swallows what it is given till then:
+        # without waiting, so that a script would run through to its end first, with nobody there.
+        if self.lost.is_set() or self.transport.is_closing():
             raise HungUp
         self.transport.write(data)
 

@@ -169,6 +169,10 @@ class Line:
         """More than the request that was given."""
         self._writer.write(data)
 
+    def close_writing(self) -> None:
+        """Says that no more will come (FIN), and goes on being there."""
+        self._writer.write_eof()
+
     async def hang_up(self) -> None:
         self._writer.close()
         with suppress(OSError):

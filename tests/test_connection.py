@@ -270,6 +270,24 @@ async def test_a_client_that_takes_a_whole_answer_slowly_but_steadily_gets_all_o
             assert len((await line.rest()).body) > 29_000_000
 
 
+async def test_a_client_that_reads_a_stream_slowly_but_steadily_gets_all_of_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router.response, "STALLED_SECONDS", 1.0)
+    house.brain.will(says(*["x" * 65_536] * 120))
+    async with Line(
+        house.port, post(orjson.dumps({"messages": [user("Hi.")], "stream": True})), receive_buffer=65_536
+    ) as line:
+        await line.until(b"x" * 1000)
+        for _ in range(8):
+            await asyncio.sleep(0.3)
+            goal = len(line.raw) + 100_000
+            while len(line.raw) < goal:
+                await line.more()
+        async with asyncio.timeout(DEADLINE):
+            assert b"[DONE]" in (await line.rest()).body
+
+
 # Many
 
 

@@ -635,3 +635,12 @@ def refused(port: int) -> bool:
 async def client_of(port: int, brain: Brain, eyes: Eyes) -> AsyncIterator[House]:
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
         yield House(brain, eyes, port, client)
+
+
+async def test_a_client_that_closes_its_side_while_much_waits_for_it_has_hung_up(house: House) -> None:
+    house.brain.will(much())
+    async with house.line(user("Hi."), stream=True, receive_buffer=4096) as line:
+        asked = await soon(house.brain.came())
+        await settled(asked)
+        line.close_writing()
+        await soon(asked.gone.wait(), HANG_UP_SECONDS)
