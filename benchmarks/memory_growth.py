@@ -32,6 +32,7 @@ from cache.table import ImageTable
 from cache.tables import Tables, place
 from router.config import TextSettings
 from router.conversation import identify
+from router.protocol.chat.format import ChatCompletions
 from router.protocol.image_list import MOST_LISTED
 from tests.conversing import Inside, screenshot
 from tests.live import assistant, user
@@ -97,7 +98,14 @@ async def spent(site: Inside, headers: Mapping[str, str], kind: str, first: int)
     begun = time.process_time()
     for body in bodies:
         await preparation.prepare(
-            orjson.loads(body), None, settings=settings, eyes=brain.eyes, tenant="local", headers=headers, thoughts=()
+            ChatCompletions(),
+            orjson.loads(body),
+            None,
+            settings=settings,
+            eyes=brain.eyes,
+            tenant="local",
+            headers=headers,
+            thoughts=(),
         )
     return (time.process_time() - begun) / REQUESTS * 1000
 

@@ -14,6 +14,11 @@ A second request while the first is being answered (pipelining, which no client 
 connection ends with the first answer, and the client asks again on a new one.  uvicorn would stop reading until then,
 and not notice that the client hangs up.
 
+**Upgrades are declined**, as RFC 9110, section 7.8, lets a server do: Java's client offers `Upgrade: h2c` with every
+request.  The parser under uvicorn takes what follows such a head for the other protocol, and would read the body as a
+second request if it came a moment later.  So the head is read once more without the offer, by a parser of its own, from
+the fields as the first one understood them.
+
 An application that gives a client up calls `scope["extensions"][GIVE_UP]()`: the connection is gone at once, with what
 lies in its buffers.
 """
@@ -26,6 +31,7 @@ from fcntl import ioctl
 from termios import TIOCOUTQ
 from typing import Any, Final, cast
 
+import httptools
 import orjson
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -33,7 +39,7 @@ from uvicorn.server import ServerState
 
 from router import response
 from router.errors import BadRequest, ChiasmError, HeadTooLarge, HeadTooSlow, Overloaded
-from router.protocol.openai_chat import error_body
+from router.protocol.chat.writer import error_body
 from router.response import GIVE_UP, Receive, Send, send_json
 
 HEAD_SECONDS = 10.0
@@ -74,6 +80,8 @@ class Connection(HttpToolsProtocol):
         self._most, self.limit_concurrency = self.limit_concurrency, None  # ours answers in the shape of all errors
         self._deaf = False
         """What comes is thrown away; the connection is about to end."""
+        self._offered = False
+        """The head that has just come offers another protocol."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._in_head = False
         self._head_began = False
@@ -110,7 +118,8 @@ class Connection(HttpToolsProtocol):
         if self._deaf:
             return
         self._head_began = self._moved = False
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         self._unmoved = 0 if self._moved or self._in_head else self._unmoved + len(data)
         if self._unmoved > MOST_HEAD_BYTES:
             self.give_up()
@@ -123,6 +132,27 @@ class Connection(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES:
                 self._refuse(HeadTooLarge(_TOO_LARGE))
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._offered:
+                self._decline(data[upgrade.args[0] :])
+            else:  # CONNECT
+                self.send_400_response("")
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    def _decline(self, rest: bytes) -> None:
+        """Read the head again, and what came behind it, as if the client had offered nothing."""
+        self._offered = False
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        fields = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        head = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(fields))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self._parse(head + rest)
 
     def _give_up_on(self, scope: dict[str, Any]) -> None:
         """For an application, which may find that its client has left after it has told it all: then the next request
@@ -155,10 +185,16 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._deaf:
             return
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT" and self._answered():
+            self._offered = True
+            return
         self._head_over()
         if not self._answered():
             self._deaf = True
             self.cycle.keep_alive = False
+            return
+        if (fault := self._misread()) is not None:
+            self._refuse(BadRequest(fault))
             return
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > MOST_HEAD_BYTES:
@@ -168,6 +204,17 @@ class Connection(HttpToolsProtocol):
         else:
             self.app = self._application
         super().on_headers_complete()
+
+    def _misread(self) -> str | None:
+        """What a server in front of us may have understood otherwise, and the parser lets through (RFC 9112, section
+        3.2)."""
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            return f"HTTP/{version} is not spoken here, use HTTP/1.1"
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            return "a request names its host once (the Host header)"
+        return None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # else a trailer
@@ -179,7 +226,7 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self._deaf:
+        if not self._deaf and not self._offered:
             super().on_message_complete()
 
     async def _only_alive(self, scope: Any, receive: Receive, send: Send) -> None:

@@ -28,7 +28,7 @@ from router.errors import (
     TooManyBodies,
     Unauthorized,
 )
-from router.protocol.openai_chat import error_body
+from router.protocol.chat.writer import error_body
 from router.response import GIVE_UP, ClientGone, Message, Receive, Send, send_json, start
 
 log = logging.getLogger("chiasm")
@@ -77,12 +77,15 @@ class Door:
         api_keys: Sequence[str],
         bodies: Bodies,
         open_to_all: bool = False,
+        error_body: Callable[[ChiasmError], dict[str, Any]] = error_body,
     ) -> None:
+        """`error_body`: how errors look here."""
         self._endpoint = endpoint
         self._methods = frozenset(methods)
         self._api_keys = [key.encode() for key in api_keys]
         self._bodies = bodies
         self._open_to_all = open_to_all
+        self._error_body = error_body
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -118,7 +121,7 @@ class Door:
             headers["x-should-retry"] = "false"  # SDKs would ask twice more, each as slow as this
         if isinstance(error, NotAllowed):
             headers["allow"] = ", ".join(sorted(self._methods))
-        body = orjson.dumps(error_body(error))
+        body = orjson.dumps(self._error_body(error))
         if isinstance(error, _BODY_UNREAD):
             await _refuse_the_rest(receive, send, error.status, body, headers)
         else:

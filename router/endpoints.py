@@ -6,31 +6,23 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
 
-from router import chat_request
 from router.brain import Brain, choose, unknown_model
 from router.config import ServerSettings, Settings
 from router.conversation import SESSION_HEADERS
 from router.door import Caller, read_body, told
 from router.errors import BodyTooLarge, ChiasmError, ShuttingDown
 from router.preparation import Preparation, Prepared
+from router.protocol.chat.format import ChatCompletions
 from router.protocol.cuts import Cuts, cut
-from router.protocol.dialect import Reader, Writer
 from router.protocol.exchange import Exchange
-from router.protocol.history import fit
-from router.protocol.openai_chat import (
-    ChunkReader,
-    ChunkWriter,
-    CompletionReader,
-    CompletionWriter,
-    Envelope,
-    OpenAIChat,
-)
+from router.protocol.wire_format import Envelope, WireFormat
 from router.relay import Out, Relay
 from router.response import ClientGone, EventStream, Receive, Send, send_json, unless_gone
 
@@ -42,8 +34,8 @@ REASONING_FIELDS = {
     "both": ("reasoning_content", "reasoning"),
 }
 
-_LONGEST_SESSION = 200
-"""Characters of a session header that is handed on; a longer one is no id."""
+_LONGEST_HEADER = 1000
+"""Characters of a header that is handed on; a longer one is neither an id nor a list of features."""
 
 _MOST_TEXT_BYTES = 32 * 2**20
 """What remains of a body without its pictures.  A million tokens are some 4 MB; parsing stops the loop meanwhile."""
@@ -79,11 +71,10 @@ def _rooms(scope: Any) -> Rooms:
     return rooms
 
 
-# Chat Completions
+# Completions
 
 
-async def chat_completions(caller: Caller, scope: Any, receive: Receive, send: Send) -> None:
-    """`POST /v1/chat/completions`."""
+async def _completion(wire: WireFormat, caller: Caller, scope: Any, receive: Receive, send: Send) -> None:
     rooms = _rooms(scope)
     task = asyncio.current_task()
     assert task is not None
@@ -93,28 +84,30 @@ async def chat_completions(caller: Caller, scope: Any, receive: Receive, send: S
     skeleton, cuts = cut(await read_body(scope, receive, most=most), f"chiasm{secrets.token_hex(16)}x")
     if len(skeleton) > _MOST_TEXT_BYTES:
         raise BodyTooLarge(f"the body holds more than {_MOST_TEXT_BYTES // 2**20} MiB beside its pictures")
-    request = chat_request.parse(skeleton)
+    request = wire.parse(skeleton)
     del skeleton
     brain = await choose(rooms.brains, request.get("model") or "")
-    envelope = Envelope(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), await brain.name())
-    chat = _Chat(rooms, caller, brain, request, cuts)
+    chat = _Chat(rooms, wire, caller, brain, await brain.name(), request, cuts)
     del request, cuts  # the pictures go when the chat has put them into the store
     if chat.streams:
-        await _stream(chat, envelope, rooms.settings.server, receive, send)
+        await _stream(chat, rooms.settings.server, receive, send)
     else:
-        await _whole(chat, envelope, rooms.settings.server, receive, send)
+        await _whole(chat, receive, send)
 
 
-async def _stream(chat: _Chat, envelope: Envelope, server: ServerSettings, receive: Receive, send: Send) -> None:
-    fields = REASONING_FIELDS[server.reasoning_field]
-    writer = ChunkWriter(fallback=envelope, include_usage=chat.wants_usage, reasoning_fields=fields)
+chat_completions = partial(_completion, ChatCompletions())
+"""`POST /v1/chat/completions`."""
+
+
+async def _stream(chat: _Chat, server: ServerSettings, receive: Receive, send: Send) -> None:
+    writer = chat.writer
     heartbeats = {"comment": writer.heartbeat, "chunk": writer.empty_chunk, "off": None}
     out = EventStream(send, chat.headers, heartbeat=heartbeats[server.heartbeat], interval=server.heartbeat_seconds)
 
     async def answer() -> None:
         try:
             async with out.alive():
-                await chat.run(writer, out)
+                await chat.run(out)
         except ClientGone:
             raise
         except Exception as error:
@@ -130,11 +123,9 @@ async def _stream(chat: _Chat, envelope: Envelope, server: ServerSettings, recei
         raise
 
 
-async def _whole(chat: _Chat, envelope: Envelope, server: ServerSettings, receive: Receive, send: Send) -> None:
-    fields = REASONING_FIELDS[server.reasoning_field]
-    writer = CompletionWriter(fallback=envelope, last_raw=lambda: chat.last_raw, reasoning_fields=fields)
+async def _whole(chat: _Chat, receive: Receive, send: Send) -> None:
     out = _Collected()
-    await unless_gone(receive, chat.run(writer, out))
+    await unless_gone(receive, chat.run(out))
     await send_json(send, 200, bytes(out.body), chat.headers)
 
 
@@ -157,29 +148,45 @@ class _Collected:
 class _Chat:
     """One request, from its parsed body to its last byte."""
 
-    def __init__(self, rooms: Rooms, caller: Caller, brain: Brain, request: dict[str, Any], cuts: Cuts) -> None:
+    def __init__(
+        self,
+        rooms: Rooms,
+        wire: WireFormat,
+        caller: Caller,
+        brain: Brain,
+        model: str,
+        request: dict[str, Any],
+        cuts: Cuts,
+    ) -> None:
+        """`model`: the name the client knows the brain by."""
         self._rooms = rooms
+        self._wire = wire
         self._caller = caller
         self._brain = brain
         self._request = request
         self._cuts: Cuts | None = cuts
         self.streams = bool(request.get("stream"))
-        self.wants_usage = bool((request.get("stream_options") or {}).get("include_usage"))
+        self._answering = wire.answering(
+            request,
+            Envelope(f"{wire.id_prefix}{secrets.token_hex(12)}", int(time.time()), model),
+            mint_id=self._mint_call_id,
+            reasoning_fields=REASONING_FIELDS[rooms.settings.server.reasoning_field],
+        )
+        self.writer = self._answering.writer
         self.headers = {"x-request-id": caller.request_id}
         """Of the answer; the conversation's name joins them before anything is sent."""
-        self._whole_answer: CompletionReader | None = None
 
-    async def run(self, writer: Writer, out: Out) -> None:
+    async def run(self, out: Out) -> None:
         """Write the whole answer.  Raises the `ChiasmError` that prevented it."""
         begun = time.monotonic()
         outcome = "failed"
         settings = self._brain.settings
         prepared = await self._prepare()
         exchange = Exchange(
-            dialect=OpenAIChat(await self._brain.profile()),
+            dialect=self._wire.dialect(await self._brain.profile()),
             request=prepared.request,
             own=prepared.own,
-            mint_id=_mint_call_id,
+            mint_id=self._mint_call_id,
             max_turns=settings.max_turns,
             looked=prepared.looked,
             late_thoughts=self._rooms.settings.server.late_reasoning == "send",
@@ -187,14 +194,15 @@ class _Chat:
         relay = Relay(
             exchange=exchange,
             upstream=self._brain.upstream,
-            path="/chat/completions",
-            headers=_upstream_headers(self._caller),
-            reader=self._reader,
-            writer=writer,
+            path=self._wire.path,
+            headers=upstream_headers(self._caller, self._wire),
+            reader=self._answering.reader,
+            writer=self.writer,
             out=out,
             toolbox=prepared.toolbox,
             keep=prepared.keep,
             fill=prepared.fill,
+            as_sent=self._wire.as_sent,
             first_byte_seconds=settings.first_byte_seconds,
             idle_seconds=settings.idle_seconds,
         )
@@ -218,49 +226,52 @@ class _Chat:
             )
 
     async def _prepare(self) -> Prepared:
-        profile, settings = await self._brain.profile(), self._brain.settings
-        request = chat_request.with_settings(fit(self._request, profile), settings, profile)
-        cuts, self._cuts, self._request = self._cuts, None, {}
-        prepared = await self._rooms.preparation.prepare(
-            request,
-            cuts,
-            settings=settings,
-            eyes=self._brain.eyes,
-            tenant=self._caller.tenant,
-            headers=self._caller.headers,
-            thoughts=profile.history_reasoning,
-        )
+        request, self._request = self._request, {}
+        cuts, self._cuts = self._cuts, None
+        prepared = await prepare(self._rooms, self._wire, self._caller, self._brain, request, cuts)
         if prepared.conversation:
             self.headers["x-chiasm-conversation"] = prepared.conversation
         return prepared
 
-    @property
-    def last_raw(self) -> Mapping[str, Any]:
-        """The server's own object of the last turn, when it did not stream."""
-        return self._whole_answer.raw if self._whole_answer else {}
-
-    def _reader(self, content_type: str) -> Reader:
-        if self.streams and "json" not in content_type:
-            return ChunkReader(_mint_call_id)
-        self._whole_answer = CompletionReader(_mint_call_id)
-        return self._whole_answer
+    def _mint_call_id(self) -> str:
+        return f"{self._wire.call_prefix}{secrets.token_hex(12)}"
 
 
-def _mint_call_id() -> str:
-    return f"call_{secrets.token_hex(12)}"
+async def prepare(
+    rooms: Rooms, wire: WireFormat, caller: Caller, brain: Brain, request: dict[str, Any], cuts: Cuts | None
+) -> Prepared:
+    """The client's request, as `wire.parse` answered it, made into the brain's."""
+    profile, settings = await brain.profile(), brain.settings
+    return await rooms.preparation.prepare(
+        wire,
+        wire.with_settings(
+            wire.fit(wire.outlined(request), profile),
+            profile,
+            thinking=THINKING[settings.thinking],
+            preset=settings.sampling == "preset",
+        ),
+        cuts,
+        settings=settings,
+        eyes=brain.eyes,
+        tenant=caller.tenant,
+        headers=caller.headers,
+        thoughts=wire.thoughts(profile),
+    )
 
 
-def _upstream_headers(caller: Caller) -> dict[str, str]:
-    """What a server may want to know: the request id, and the session for its routing.  Never the client's key."""
-    sessions = {
+THINKING = {"on": True, "off": False, "client": None}
+
+
+def upstream_headers(caller: Caller, wire: WireFormat) -> dict[str, str]:
+    """What a server may want to know: the request id, the session for its routing, what the format asks for.  Never the
+    client's key."""
+    sessions = {name: value for name in SESSION_HEADERS if (value := caller.headers.get(name))}
+    told = {
         name: value
-        for name in SESSION_HEADERS
-        if (value := caller.headers.get(name))
-        and len(value) <= _LONGEST_SESSION
-        and value.isascii()
-        and value.isprintable()
+        for name, value in {**sessions, **wire.upstream_headers(caller.headers)}.items()
+        if len(value) <= _LONGEST_HEADER and value.isascii() and value.isprintable()
     }
-    return {"x-request-id": caller.request_id, **sessions}
+    return {"x-request-id": caller.request_id, **told}
 
 
 # Models

@@ -29,6 +29,7 @@ from cache.remembered import Remembered
 from cache.store import Store, StoreError
 from cache.table import ImageTable
 from router.protocol.ledger import DELETED, KeptTable, KeptTurn, Place
+from router.protocol.outline import is_thought
 from router.protocol.pictures import result_messages
 from tools.arguments import IMAGE_KEYS, first_of, image_numbers, parse_arguments
 from tools.call import ToolCall, ToolResult, VisionUsage
@@ -393,6 +394,8 @@ def _erase(kept: _Kept, deleted: Collection[int]) -> None:
         if erased and message.get("role") == "assistant":  # what the brain thought of it; its words the client has too
             for name in [name for name in message if name.startswith("reasoning")]:
                 del message[name]
+            if isinstance(parts := message.get("content"), list):
+                message["content"] = [part for part in parts if not is_thought(part)]
         erased = erased or message.get("content") == DELETED
 
 

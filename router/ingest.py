@@ -65,6 +65,7 @@ class Ingested:
     _called: tuple[int | None, ...]
     _plain: tuple[bool, ...]
     _token: str
+    _flat_results: bool
 
     @property
     def placed(self) -> list[Placed]:
@@ -87,7 +88,7 @@ class Ingested:
         if not self._found:
             return self.with_pictures
         said = iter(words)
-        return replace_images(self.with_pictures, lambda _: next(said), self._token)
+        return replace_images(self.with_pictures, lambda _: next(said), self._token, flat_results=self._flat_results)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +153,12 @@ class Ingest:
         headers: Mapping[str, str],
         cuts: Cuts | None,
         tokens: Tokens = placeholder_tokens,
+        flat_results: bool = True,
     ) -> Ingested:
         """Find, admit and number the images of `request["messages"]`.  Raises `BadRequest` for picture data where none
         belongs.
 
-        `headers`: names in lower case.
+        `headers`: names in lower case.  `flat_results`: as in `WireFormat`.
         """
         token = cuts.word if cuts is not None and cuts.spans else ""
         if (field := images_outside(request, token)) is not None:
@@ -166,7 +168,7 @@ class Ingest:
         if not found:
             conversation = identify(tenant, headers, request, opening_of(messages))
             table = await self._without_too_much(tenant, conversation.key)
-            return Ingested(conversation, table, (), messages, (), (), (), token)
+            return Ingested(conversation, table, (), messages, (), (), (), token, flat_results)
         begun = self._admission.clock()
         seen = await self._admission.admit(tenant, found, cuts)
         admitted: Sequence[Admitted] = [one.facts for one in seen]
@@ -203,7 +205,9 @@ class Ingest:
             await self._keep_rows(place(tenant, conversation.key, table), records, fresh)
         renumbered, called = with_our_numbers(messages, found, wanted, numbers)
         plain = tuple(facts.plain for facts in admitted)
-        return Ingested(conversation, table, tuple(records), renumbered, tuple(found), tuple(called), plain, token)
+        return Ingested(
+            conversation, table, tuple(records), renumbered, tuple(found), tuple(called), plain, token, flat_results
+        )
 
     async def _without_too_much(self, tenant: str, key: str) -> ImageTable:
         """The table for a request that brings no images: what was looked at since the last one that did may be too

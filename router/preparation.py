@@ -18,7 +18,7 @@ from cache.looks import Looks
 from cache.record import ImageRecord
 from cache.rows import Rows
 from cache.tables import Tables
-from router import chat_request, native
+from router import native
 from router.afterwards import Afterwards
 from router.caption import Captions
 from router.config import TextSettings
@@ -31,10 +31,11 @@ from router.protocol.events import Keep
 from router.protocol.image_list import chosen, render
 from router.protocol.image_parts import without_pictures
 from router.protocol.ledger import KeptTable, KeptTurn, Place, Trail, of_one_line, weave, without_thoughts
-from router.protocol.openai_chat import tool_object
+from router.protocol.outline import last_words
 from router.protocol.own_tools import OwnTools
 from router.protocol.pictures import label, referenced
 from router.protocol.placeholders import placeholder
+from router.protocol.wire_format import WireFormat
 from router.since import Since
 from tools import analyze_image, recall_image
 from tools.analyze_image import AnalyzeImage
@@ -90,6 +91,7 @@ class Preparation:
 
     async def prepare(
         self,
+        wire: WireFormat,
         request: dict[str, Any],
         cuts: Cuts | None,
         *,
@@ -99,8 +101,8 @@ class Preparation:
         headers: Mapping[str, str],
         thoughts: Collection[str],
     ) -> Prepared:
-        """`headers`: names in lower case.  `thoughts`: the fields in which the server takes a turn's thoughts back.
-        Raises `BadRequest` for picture data where none belongs."""
+        """`request`: in outline.  `headers`: names in lower case.  `thoughts`: the fields in which the server takes a
+        turn's thoughts back.  Raises `BadRequest` for picture data where none belongs."""
         sees = settings.images == "native"
         if settings.images == "off" or (eyes is None and not sees):
             restored = cuts.restored(request) if cuts else request
@@ -108,7 +110,9 @@ class Preparation:
         if "tools" in request:
             request["tools"] = without_pictures(request["tools"], cuts.word if cuts else "")
         tokens = native.tokens if sees else placeholder_tokens
-        taken = await self.ingest.take(request, tenant=tenant, headers=headers, cuts=cuts, tokens=tokens)
+        taken = await self.ingest.take(
+            request, tenant=tenant, headers=headers, cuts=cuts, tokens=tokens, flat_results=wire.flat_results
+        )
         images = ConversationImages(
             taken.conversation,
             taken.table,
@@ -120,7 +124,9 @@ class Preparation:
         sight = native.NativeSight(taken, images, self.since, cuts) if sees else None
         del cuts  # the pictures are in the store
         can_call = settings.images != "caption"
-        return await _Chat(self, request, taken, images, eyes, sight, tenant, thoughts, can_call=can_call).prepared()
+        return await _Chat(
+            self, wire, request, taken, images, eyes, sight, tenant, thoughts, can_call=can_call
+        ).prepared()
 
 
 class _Chat:
@@ -129,6 +135,7 @@ class _Chat:
     def __init__(
         self,
         rooms: Preparation,
+        wire: WireFormat,
         request: dict[str, Any],
         taken: Ingested,
         images: ConversationImages,
@@ -141,17 +148,18 @@ class _Chat:
     ) -> None:
         """`sight`: of a brain that has eyes itself; without it there are `eyes`."""
         self._rooms = rooms
+        self._wire = wire
         self._request = request
         self._taken = taken
         self._images = images
         self._eyes = eyes
         self._sight = sight
         self._thoughts = thoughts
-        self._can_look = can_call and chat_request.loop_can_work(request)
-        self._of_client = chat_request.tool_names(request)
+        self._can_look = can_call and wire.loop_can_work(request)
+        self._of_client = wire.tool_names(request)
         self._look = free_name(analyze_image.NAME, self._of_client)
         self._recall = free_name(recall_image.NAME, self._of_client)
-        self._question = chat_request.last_words(request["messages"])
+        self._question = last_words(request["messages"])
         self._toolbox = self._tools(tenant)
 
     def _tools(self, tenant: str) -> Toolbox:
@@ -179,7 +187,7 @@ class _Chat:
             self._sight.in_view.update(referenced(request["messages"]))
         offered = self._can_look and (self._rooms.always_offer or len(self._images.table) > 0)
         if offered:
-            request["tools"] = [*(request.get("tools") or ()), *map(tool_object, self._toolbox.definitions)]
+            request["tools"] = [*(request.get("tools") or ()), *map(self._wire.tool, self._toolbox.definitions)]
 
         async def keep(kept: Keep) -> None:
             await self._keep(kept, trail or self._trail())
@@ -212,7 +220,8 @@ class _Chat:
     def _trail(self) -> Trail:
         """Of the history with nothing but numbers in the images' places: the words there depend on what this request
         allows, on what is forgotten, on what was deleted."""
-        return Trail(self._taken.replaced([label(one.record.number) for one in self._taken.placed]))
+        history = self._taken.replaced([label(one.record.number) for one in self._taken.placed])
+        return Trail(history, self._wire.name)
 
     async def _text_only(self) -> tuple[list[Any], VisionUsage]:
         """The client's messages with words in the images' places."""

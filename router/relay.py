@@ -70,11 +70,12 @@ class Relay:
         toolbox: Toolbox,
         keep: Callable[[Keep], Awaitable[None]],
         fill: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
+        as_sent: Callable[[Mapping[str, Any]], Mapping[str, Any]],
         first_byte_seconds: float,
         idle_seconds: float,
     ) -> None:
         """`reader`: makes the reader for an answer of the given content type.  `fill`: makes a request what the brain
-        gets."""
+        gets, in outline; `as_sent`: gives that the form of the wire."""
         self._exchange = exchange
         self._upstream = upstream
         self._path = path
@@ -85,6 +86,7 @@ class Relay:
         self._toolbox = toolbox
         self._keep = keep
         self._fill = fill
+        self._as_sent = as_sent
         self._first_byte_seconds = first_byte_seconds
         self._idle_seconds = idle_seconds
 
@@ -95,7 +97,7 @@ class Relay:
         while True:
             match waiting := await self._perform(actions):
                 case OpenUpstream(request):
-                    actions = await self._read_turn(await self._fill(request))
+                    actions = await self._read_turn(self._as_sent(await self._fill(request)))
                 case CallTools(calls):
                     await self._out.beat()
                     actions = self._exchange.handle(ToolsCompleted(await self._toolbox.call_all(calls)))

@@ -35,6 +35,7 @@ from itertools import count
 from pprint import pformat
 from typing import Any, Final, TypeAlias
 
+from router.protocol.chat.dialect import OpenAIChat
 from router.protocol.dialect import Dialect
 from router.protocol.events import (
     Action,
@@ -50,7 +51,6 @@ from router.protocol.events import (
     UpstreamFailed,
 )
 from router.protocol.exchange import Exchange
-from router.protocol.openai_chat import OpenAIChat
 from router.protocol.own_tools import OwnTools
 from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Part, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.profiles import PROFILES

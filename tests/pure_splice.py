@@ -15,6 +15,9 @@ from typing import Any, Final
 
 import orjson
 
+from router.protocol.chat.dialect import OpenAIChat
+from router.protocol.chat.reader import ChunkReader, CompletionReader
+from router.protocol.chat.writer import ChunkWriter, CompletionWriter
 from router.protocol.dialect import Reader, Writer
 from router.protocol.events import (
     CallTools,
@@ -28,16 +31,9 @@ from router.protocol.events import (
     UpstreamEnded,
 )
 from router.protocol.exchange import Exchange
-from router.protocol.openai_chat import (
-    ChunkReader,
-    ChunkWriter,
-    CompletionReader,
-    CompletionWriter,
-    Envelope,
-    OpenAIChat,
-)
 from router.protocol.own_tools import OwnTools
 from router.protocol.profiles import PROFILES
+from router.protocol.wire_format import Envelope
 from tests.playbook import REQUEST, counted_ids, owning
 from tools.call import ToolCall, ToolResult, VisionUsage
 
@@ -215,7 +211,7 @@ class Answer:
 
 
 def read_stream(stream: bytes, *, include_usage: bool = False) -> Answer:
-    """Reads a whole answer.  Raises AssertionError where it is not canonical (see `router.protocol.openai_chat`)."""
+    """Reads a whole answer.  Raises AssertionError where it is not canonical (see `router.protocol.chat.writer`)."""
     events = stream.split(b"\n\n")
     assert events.pop() == b"", "the stream ends in the middle of an event"
     events = [event for event in events if not event.startswith(b":")]

@@ -8,12 +8,13 @@ from typing import Any
 import orjson
 import pytest
 
-from router import chat_request
-from router.chat_request import last_words, loop_can_work, parse, tool_names
 from router.config import TextSettings
 from router.errors import BadRequest
 from router.protocol.added import added_to, as_sent
+from router.protocol.chat.request import loop_can_work, parse, tool_names
+from router.protocol.outline import last_words
 from router.protocol.profiles import PROFILES, Profile
+from tests import configured
 
 USER = {"role": "user", "content": "u"}
 
@@ -112,7 +113,7 @@ def text(**settings: Any) -> TextSettings:
 
 def with_settings(request: dict[str, Any], text: TextSettings, profile: Profile, *refused: str) -> dict[str, Any]:
     """As a server gets it that has refused these fields."""
-    return as_sent(chat_request.with_settings(request, text, profile), refused)
+    return as_sent(configured.with_settings(request, text, profile), refused)
 
 
 def test_a_silent_configuration_adds_nothing_but_usage() -> None:
@@ -143,7 +144,7 @@ def test_presets_fill_in_only_what_the_client_left_out() -> None:
 
 def test_what_is_added_is_known_from_what_the_client_said_though_it_be_the_same() -> None:
     said = {"temperature": 1.0, "chat_template_kwargs": {"enable_thinking": True}, "stream": True}
-    request = chat_request.with_settings(said, text(thinking="on", sampling="preset"), PROFILES["vllm"])
+    request = configured.with_settings(said, text(thinking="on", sampling="preset"), PROFILES["vllm"])
     assert added_to(request) == {"top_p", "top_k", "min_p", "presence_penalty", "stream_options"}
     assert as_sent(request, added_to(request) | said.keys()) == said
 
@@ -154,7 +155,7 @@ def test_an_addition_that_joins_a_field_of_the_client_can_be_taken_out_of_it_aga
         "stream_options": {"continuous_usage_stats": True},
         "chat_template_kwargs": {"preserve_thinking": True},
     }
-    request = chat_request.with_settings(said, text(thinking="off"), PROFILES["vllm"])
+    request = configured.with_settings(said, text(thinking="off"), PROFILES["vllm"])
     assert added_to(request) == {"stream_options", "chat_template_kwargs"}
     assert as_sent(request)["chat_template_kwargs"] == {"enable_thinking": False, "preserve_thinking": True}
     assert as_sent(request, added_to(request)) == said
@@ -162,11 +163,11 @@ def test_an_addition_that_joins_a_field_of_the_client_can_be_taken_out_of_it_aga
 
 def test_a_client_that_asks_for_usage_itself_is_told_when_that_is_refused() -> None:
     said = {"stream": True, "stream_options": {"include_usage": True}}
-    assert not added_to(chat_request.with_settings(said, text(), PROFILES["vllm"]))
+    assert not added_to(configured.with_settings(said, text(), PROFILES["vllm"]))
 
 
 def test_an_addition_cannot_leave_by_accident() -> None:
-    request = chat_request.with_settings({"stream": True}, text(), PROFILES["vllm"])
+    request = configured.with_settings({"stream": True}, text(), PROFILES["vllm"])
     with pytest.raises(TypeError):
         orjson.dumps(request)
     assert "include_usage" in repr(request["stream_options"])

@@ -29,7 +29,7 @@ from router.demo.draw_sample import SAMPLE, WORDS, draw
 from router.demo.run import CannotRun, demo, loopback_socket, running
 from router.demo.show import Answered, DemoConsole, Heard, Picture, Sent, Show, Step
 from router.http_client import http_client
-from router.protocol.openai_chat import ChunkReader, CompletionReader
+from router.protocol.chat.reader import ChunkReader, CompletionReader
 from router.protocol.parts import Finish, Head, Part, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.placeholders import captioned, placeholder
 from tools.quotation import quoted

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.errors import UpstreamBroken, UpstreamRefused, UpstreamSilent
+from router.protocol.chat.dialect import OpenAIChat
 from router.protocol.events import (
     Action,
     CallTools,
@@ -29,7 +30,6 @@ from router.protocol.events import (
     UpstreamFailed,
 )
 from router.protocol.exchange import LAST_TURN_NOTE, NO_ANSWER_NOTE, Exchange, State
-from router.protocol.openai_chat import OpenAIChat
 from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Part, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.profiles import PROFILES
 from tests.playbook import REQUEST, Playbook, a, mixed, nothing, owning, passes, playbook

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.protocol.chat.reader import ChunkReader, CompletionReader
+from router.protocol.chat.writer import ChunkWriter, CompletionWriter
 from router.protocol.events import (
     CallTools,
     Complete,
@@ -19,9 +21,9 @@ from router.protocol.events import (
     ToolsCompleted,
     UpstreamEnded,
 )
-from router.protocol.openai_chat import ChunkReader, ChunkWriter, CompletionReader, CompletionWriter, Envelope
 from router.protocol.parts import Finish, Opaque, Part, Reasoning, Text, ToolArgs, ToolStart
 from router.protocol.reasoning_details import joined
+from router.protocol.wire_format import Envelope
 from tests.playbook import Playbook, a, counted_ids, mixed, nothing, owning, passes, playbook
 from tools.call import ToolResult
 

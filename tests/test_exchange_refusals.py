@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from router.errors import UpstreamBroken, UpstreamError, UpstreamRefused
+from router.protocol.chat.dialect import OpenAIChat
 from router.protocol.events import (
     CallTools,
     Complete,
@@ -20,7 +21,6 @@ from router.protocol.events import (
 )
 from router.protocol.exchange import LAST_TURN_NOTE
 from router.protocol.follow_up import SHORT
-from router.protocol.openai_chat import OpenAIChat
 from router.protocol.parts import ErrorFrame, Finish, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.profiles import PROFILES
 from router.protocol.refusals import complaint, refused_fields, refused_in_messages, too_long

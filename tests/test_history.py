@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from router.protocol.history import fit
+from router.protocol.chat.history import fit
 from router.protocol.profiles import PROFILES
 
 LOCAL, HOSTED = PROFILES["vllm"], PROFILES["openai"]

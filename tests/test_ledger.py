@@ -39,6 +39,12 @@ def said(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
 
+def assistant_parts(*parts: Any) -> dict[str, Any]:
+    """Strings are texts."""
+    blocks = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
+    return {"role": "assistant", "content": blocks}
+
+
 def user(content: Any) -> dict[str, Any]:
     return {"role": "user", "content": content}
 
@@ -252,6 +258,8 @@ def test_a_picture_of_several_images_goes_when_one_of_them_is_forgotten() -> Non
         (assistant(call("functions.read:0")), assistant(call("functions_read_0"))),
         (tool("functions.read:0", "a"), tool("functions_read_0", "a")),
         (assistant(call("c")), assistant(call("c", arguments={"path": "a", "n": 1}))),
+        (said("ab c"), assistant_parts("a", {"type": "thinking", "thinking": "hm", "signature": "s"}, "b c")),
+        (assistant(call("c"), content="a"), {**assistant(call("c")), **assistant_parts("a", {"type": "call"})}),
     ],
 )
 def test_a_place_survives_the_ways_in_which_clients_write(written: Any, again: Any) -> None:
@@ -277,6 +285,11 @@ def test_a_place_survives_the_ways_in_which_clients_write(written: Any, again: A
 def test_other_words_are_another_place(written: Any, other: Any) -> None:
     assert last(USER, written).full != last(USER, other).full
     assert last(USER, written).near != last(USER, other).near
+
+
+def test_histories_of_different_formats_have_no_place_in_common() -> None:
+    assert Trail([USER], "chat").places[0].full != Trail([USER], "messages").places[0].full
+    assert Trail([USER], "chat").places[0].near != Trail([USER], "messages").places[0].near
 
 
 def test_the_systems_words_do_not_move_a_place() -> None:

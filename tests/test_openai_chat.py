@@ -14,18 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.errors import BadRequest, UpstreamBroken
+from router.protocol.chat.dialect import OpenAIChat
+from router.protocol.chat.format import tool_object
+from router.protocol.chat.reader import ChunkReader, CompletionReader
+from router.protocol.chat.writer import ChunkWriter, CompletionWriter, error_body
 from router.protocol.events import Complete, Fail
+from router.protocol.going_on import LEAST_TOKENS
 from router.protocol.mended import mended
-from router.protocol.openai_chat import (
-    LEAST_TOKENS,
-    ChunkReader,
-    ChunkWriter,
-    CompletionReader,
-    CompletionWriter,
-    OpenAIChat,
-    error_body,
-    tool_object,
-)
 from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Part, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.profiles import PROFILES
 from router.protocol.sse import MAX_EVENT_BYTES

@@ -8,15 +8,16 @@ from typing import Any, get_args
 import orjson
 import pytest
 
-from router.chat_request import with_settings
 from router.config import TextSettings
 from router.config.options import Engine
 from router.protocol.added import as_sent
-from router.protocol.history import fit
-from router.protocol.openai_chat import ChunkReader, CompletionReader, OpenAIChat
+from router.protocol.chat.dialect import OpenAIChat
+from router.protocol.chat.history import fit
+from router.protocol.chat.reader import ChunkReader, CompletionReader
 from router.protocol.parts import ErrorFrame, Finish, Part
 from router.protocol.profiles import _SIGNS, PROFILES, recognise, recognise_answer
 from router.protocol.turn import CallInTurn, Turn
+from tests.configured import with_settings
 
 
 def test_every_engine_that_can_be_configured_has_a_profile() -> None:

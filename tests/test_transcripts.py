@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.protocol.chat.reader import ChunkReader, CompletionReader
 from router.protocol.events import Complete, Fail
-from router.protocol.openai_chat import ChunkReader, CompletionReader
 from router.protocol.own_tools import OwnTools
 from router.protocol.parts import ErrorFrame, Finish, Part, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.turn import is_object

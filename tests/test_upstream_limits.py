@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-import router.protocol.openai_chat
+import router.protocol.chat.reader
 import router.upstream
-from router.protocol.openai_chat import CompletionReader
+from router.protocol.chat.reader import CompletionReader
 from router.protocol.parts import ErrorFrame
 from tests.brain import Asked, Sends, Wire, looks, says, whole
 from tests.eyes import sees
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.anyio]
 
 
 def test_a_whole_answer_that_is_too_large_is_an_error_and_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(router.protocol.openai_chat, "MOST_COMPLETION_BYTES", 3 * 2**20)
+    monkeypatch.setattr(router.protocol.chat.reader, "MOST_COMPLETION_BYTES", 3 * 2**20)
     reader = CompletionReader(lambda: "id")
     for _ in range(3):
         assert reader.feed(b" " * 2**20) == ()
@@ -30,7 +30,7 @@ def test_a_whole_answer_that_is_too_large_is_an_error_and_is_not_kept(monkeypatc
 
 def test_a_whole_answer_just_within_the_limit_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     body = b'{"choices":[{"message":{"content":"Hello."},"finish_reason":"stop"}]}'
-    monkeypatch.setattr(router.protocol.openai_chat, "MOST_COMPLETION_BYTES", len(body))
+    monkeypatch.setattr(router.protocol.chat.reader, "MOST_COMPLETION_BYTES", len(body))
     reader = CompletionReader(lambda: "id")
     assert reader.feed(body) == ()
     reader.close()
@@ -47,7 +47,7 @@ async def endless(asked: Asked, wire: Wire) -> None:
 
 @pytest.mark.live
 async def test_a_server_whose_whole_answer_never_ends_is_a_502_and_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(router.protocol.openai_chat, "MOST_COMPLETION_BYTES", 4 * 2**20)
+    monkeypatch.setattr(router.protocol.chat.reader, "MOST_COMPLETION_BYTES", 4 * 2**20)
     async with live() as house:
         house.brain.will(endless)
         got = await house.send({"messages": [user("Hi.")]})

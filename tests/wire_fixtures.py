@@ -23,7 +23,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from router.protocol.openai_chat import tool_object
+from router.protocol.chat.format import tool_object
 from tests.playbook import REQUEST
 from tests.pure_splice import Call
 from tools import analyze_image, recall_image

@@ -26,7 +26,7 @@ from router.demo.brain import StandIn
 from router.demo.draw_sample import SAMPLE
 from router.demo.show import Answered, Heard, OutputClosed, Picture, Sent, Show, Step, open_console
 from router.http_client import http_client
-from router.protocol.openai_chat import ChunkReader
+from router.protocol.chat.reader import ChunkReader
 from router.protocol.parts import ErrorFrame, Finish, Part, Reasoning, Text, ToolStart
 from tools.vision.ocr import OcrEyes
 

@@ -51,3 +51,17 @@ def as_sent(request: Mapping[str, Any], without: Collection[str] = ()) -> dict[s
 
 def _joined(value: Any) -> bool:
     return isinstance(value, dict) and any(isinstance(inner, Added) for inner in value.values())
+
+
+def completed_with(request: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """The request with these values, each as `Added`, where the client says nothing."""
+    return {**request, **{name: _completed(request.get(name), value) for name, value in ours.items()}}
+
+
+def _completed(given: Any, ours: Any) -> Any:
+    """The client's word, with ours where it says nothing."""
+    if given is None:
+        return Added(ours)
+    if isinstance(given, dict) and isinstance(ours, dict):
+        return {**{name: Added(value) for name, value in ours.items() if name not in given}, **given}
+    return given

@@ -39,6 +39,9 @@ class Writer(Protocol):
     def heartbeat(self) -> bytes:
         """Something that keeps the stream alive and says nothing."""
 
+    def empty_chunk(self) -> bytes:
+        """A heartbeat for clients whose clocks only count events; may be the same."""
+
     def complete(self, reason: str, usage: Mapping[str, Any] | None) -> bytes:
         """The end of a good answer; for a client that does not stream, all of it."""
 

@@ -77,7 +77,7 @@ from router.protocol.events import (
 from router.protocol.follow_up import FollowUp
 from router.protocol.lost_call import may_have_lost_a_call
 from router.protocol.own_tools import OwnTools
-from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Reasoning, Text, ToolArgs, ToolStart, Usage
+from router.protocol.parts import Block, ErrorFrame, Finish, Head, Opaque, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.reasoning_details import FIELD as DETAILS
 from router.protocol.reasoning_details import fragments
 from router.protocol.refusals import REFUSING, too_long
@@ -249,6 +249,10 @@ class Exchange:
                 return []
             case Opaque():
                 return self._opaque(event)
+            case Block(value):
+                self._turn.heard = True
+                self._turn.blocks.append(value)
+                return []
             case ErrorFrame(message, code):
                 return self._failed(self._told(message, code))
             case UpstreamFailed(error):
@@ -439,7 +443,7 @@ class Exchange:
         said = self._turn
         if said.owned and not pending:  # calls that were never run would stand there without an answer
             content = said.content if said.content.strip() else shown
-            said = replace(said, calls=visible.calls, content_pieces=[content])
+            said = replace(said, calls=visible.calls, content_pieces=[content], blocks=[])
         message = self._dialect.assistant_message
         return [Keep(message(visible), (*hidden, message(said)), tuple(self._looks), self._stamp, pending)]
 

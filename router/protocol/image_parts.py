@@ -84,15 +84,15 @@ _DEEPEST = 100
 """Nobody nests blocks as deep as this in earnest."""
 
 
-def replace_images(messages: list[Any], say: Say, token: str = "") -> list[Any]:
+def replace_images(messages: list[Any], say: Say, token: str = "", *, flat_results: bool = True) -> list[Any]:
     """The history with each image replaced by what `say` answers for it, asked in order of appearance.
 
     `token`: the word of `router.protocol.cuts`, whose tokens are images wherever they stand.  Messages without an
-    image are the same objects; those with one are copies.  Tool messages that held one have plain text as content
-    afterwards.
+    image are the same objects; those with one are copies.  With `flat_results` tool messages that held one have plain
+    text as content afterwards.
     """
     tokens = _tokens(token)
-    return [_message(message, index, say, tokens) for index, message in enumerate(messages)]
+    return [_message(message, index, say, tokens, flat_results) for index, message in enumerate(messages)]
 
 
 def origin_of(messages: Sequence[Any], image: FoundImage) -> Origin:
@@ -121,12 +121,13 @@ def _tokens(token: str) -> re.Pattern[str] | None:
     return re.compile(re.escape(token) + r"\d+") if token else None
 
 
-def _message(message: Any, index: int, say: Say, tokens: re.Pattern[str] | None) -> Any:
+def _message(message: Any, index: int, say: Say, tokens: re.Pattern[str] | None, flat_results: bool) -> Any:
     if not isinstance(message, dict):
         return message
     of_tool = message.get("role") in ("tool", "function")
     walk = _Walk("tool" if of_tool else "user", index, say, tokens)
-    content = walk.tool_content if of_tool else walk.user_content if message.get("role") == "user" else walk.value
+    of_result = walk.tool_content if flat_results else walk.result_content
+    content = of_result if of_tool else walk.user_content if message.get("role") == "user" else walk.value
     new = {key: content(value) if key == "content" else walk.value(value) for key, value in message.items()}
     return message if all(new[key] is message[key] for key in new) else new
 
@@ -168,12 +169,16 @@ class _Walk:
         return {"type": "text", "text": self._say(self._found(source, inline=False, at=index))}
 
     def tool_content(self, content: Any) -> Any:
-        """Always text afterwards, if there was an image: Ollama loses the id of a tool message with a list in it, and
-        no template knows what to do with anything else."""
+        """Always text afterwards, if there was an image: no template of Chat Completions knows what to do with anything
+        else."""
         if isinstance(content, str):
             return self._tool_text(content)
         new = self.value(content)
         return content if new is content else _as_text(new)
+
+    def result_content(self, content: Any) -> Any:
+        """Parts stay parts."""
+        return self._tool_text(content) if isinstance(content, str) else self.value(content)
 
     def _tool_text(self, text: str) -> str:
         if text[:64].lstrip()[:1] in ("[", "{") and any(sign in text for sign in _BLOCK_SIGNS):

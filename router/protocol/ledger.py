@@ -32,6 +32,7 @@ from typing import Any
 import orjson
 
 from cache.composed import composed
+from router.protocol.outline import is_thought_or_call
 from router.protocol.pictures import has_pictures, with_some_pictures
 
 Stands = Callable[[Iterable[int], int], bool]
@@ -77,10 +78,11 @@ class KeptTable:
 class Trail:
     """The place of every message of a history, and of what comes next."""
 
-    def __init__(self, messages: Sequence[Any]) -> None:
+    def __init__(self, messages: Sequence[Any], wire: str = "") -> None:
+        """`wire`: the format that the history came in; those of different formats have no place in common."""
         self._head = _head(messages)
-        self._chain = hashlib.sha256()
-        self._before = b""
+        self._chain = hashlib.sha256(wire.encode())
+        self._before = wire.encode()
         self.places = [self.follow(message) for message in messages]
 
     def follow(self, message: Any) -> Place:
@@ -269,7 +271,11 @@ def _words(content: Any, role: str) -> Any:
         return content
     texts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
     words = _plain_text("\n".join(text for text in texts if isinstance(text, str)), role)
-    others = [part for part, text in zip(content, texts, strict=True) if not isinstance(text, str)]
+    others = [
+        part
+        for part, text in zip(content, texts, strict=True)
+        if not isinstance(text, str) and not is_thought_or_call(part)
+    ]
     return [words, others] if others else words
 
 
@@ -277,7 +283,9 @@ def _plain_text(text: str, role: str) -> str:
     for aside in _ASIDES:
         if aside.opening in text and aside.role in ("", role):
             text = _without(text, aside)
-    return composed(text)
+    text = composed(text)
+    # The brain's words may be in several parts, cut wherever a thought or a call stood.
+    return text.replace(" ", "") if role == "assistant" else text
 
 
 def _without(text: str, aside: _Aside) -> str:

@@ -83,4 +83,15 @@ class Opaque:
     choice: Mapping[str, Any] | None = None
 
 
-Part: TypeAlias = Head | Reasoning | Text | ToolStart | ToolArgs | Finish | Usage | ErrorFrame | Opaque
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A finished piece of what was said, in the form in which the server wants it back (a thought with its signature).
+    In their order they are all that was said, calls as `CALL`; other parts have told the same before."""
+
+    value: Mapping[str, Any]
+
+
+CALL: Mapping[str, Any] = {"type": "call"}
+"""Stands for a call where it was said: the first of these for the first call, and so on."""
+
+Part: TypeAlias = Head | Reasoning | Text | ToolStart | ToolArgs | Finish | Usage | ErrorFrame | Opaque | Block

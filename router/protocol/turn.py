@@ -47,6 +47,8 @@ class Turn:
     content_pieces: list[str] = field(default_factory=list)
     reasoning_pieces: list[str] = field(default_factory=list)
     detail_pieces: list[Mapping[str, Any]] = field(default_factory=list)
+    blocks: list[Mapping[str, Any]] = field(default_factory=list)
+    """As in `Block`; empty where the server's form has no pieces."""
     calls: dict[int, CallInTurn] = field(default_factory=dict)
     finish: str | None = None
     usage: Usage | None = None

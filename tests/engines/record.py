@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from cache.record import ImageRecord
+from router.protocol.chat.dialect import OpenAIChat
+from router.protocol.chat.format import tool_object
+from router.protocol.chat.reader import ChunkReader, CompletionReader
 from router.protocol.dialect import Reader
 from router.protocol.events import Action, CallTools, Keep, OpenUpstream, ToolsCompleted, UpstreamEnded
 from router.protocol.exchange import Exchange
 from router.protocol.ledger import KeptTurn, weave
-from router.protocol.openai_chat import ChunkReader, CompletionReader, OpenAIChat, tool_object
 from router.protocol.own_tools import OwnTools
 from router.protocol.placeholders import placeholder
 from router.protocol.profiles import PROFILES

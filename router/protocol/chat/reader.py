@@ -1,70 +1,35 @@
-"""OpenAI Chat Completions: `chat.completion.chunk` streams and whole `chat.completion` objects.
+"""Reads what servers of Chat Completions send: `chat.completion.chunk` streams and whole `chat.completion` objects.
 
 Servers agree on the outline and differ in everything else: where reasoning stands, whether ids and names are
 repeated, null or missing, whether parallel calls are numbered, which chunk carries the finish reason and the
-usage, and how a failure looks.  The readers here take all of it and say the same parts; the writers say it again
-in one canonical form, which every client we know can read:
-
-*   one `id`, `created`, `model`; the role in the first chunk only;
-*   text and reasoning in chunks of their own; tool calls one after the other, counted from 0, with `id`, `type`
-    and `name` in the first fragment only;
-*   one chunk with the finish reason and the delta `{"content":""}` (claude-code-router drops a chunk whose delta is
-    empty); usage in a last chunk with `choices: []` when the client asked for that, else with the finish reason;
-*   `[DONE]`.
+usage, and how a failure looks.  The readers here take all of it and say the same parts.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, assert_never
+from typing import Any
 
 import orjson
 
-from router.errors import ChiasmError, UpstreamError
-from router.protocol.mended import mended
-from router.protocol.parts import (
-    ErrorFrame,
-    Finish,
-    Head,
-    Opaque,
-    Part,
-    Reasoning,
-    Text,
-    ToolArgs,
-    ToolStart,
-    Usage,
-)
-from router.protocol.pictures import result_messages
-from router.protocol.profiles import BROKEN_FINISHES, FINISH_REASONS, Profile
+from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Part, Reasoning, Text, ToolArgs, ToolStart, Usage
+from router.protocol.profiles import BROKEN_FINISHES, FINISH_REASONS
 from router.protocol.reasoning_details import FIELD as DETAILS
 from router.protocol.reasoning_details import fragments
-from router.protocol.refusals import refused_in_messages
-from router.protocol.sse import EventTooLarge, SSEDecoder, comment, data_event
-from router.protocol.turn import Turn, count_of, is_object
-from tools.call import ToolResult
-from tools.definition import ToolDefinition
-
-DONE = b"data: [DONE]\n\n"
+from router.protocol.sse import EventTooLarge, SSEDecoder
+from router.protocol.turn import is_object
 
 MOST_COMPLETION_BYTES = 64 * 2**20
 """Of an answer that is not streamed.  Ten million tokens, or a hundred thousand with the probabilities of twenty others
 each, and what is parsed of it takes several times as much memory."""
 
-LEAST_TOKENS = 16
-"""A follow-up with a smaller budget could not say a sentence; the answer then ends with `length`."""
-
-_LIMITS = ("max_tokens", "max_completion_tokens")
-
 _KNOWN_DELTA = frozenset({"role", "content", "reasoning", "reasoning_content", "tool_calls"})
 _KNOWN_CALL = frozenset({"index", "id", "type", "function"})
 _NO_WORDS = "the text model's server reported an error and gave no words for it"
 _KEPT_ENVELOPE = ("system_fingerprint", "service_tier", "provider")
-
-
-# Reading
 
 
 @dataclass(slots=True)
@@ -386,285 +351,3 @@ def _is_json(data: bytes) -> bool:
     except ValueError:
         return False
     return True
-
-
-# Writing
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """What every chunk of the answer says of itself."""
-
-    id: str
-    created: int
-    model: str
-    """The name the client asked for, not the server's."""
-
-
-class ChunkWriter:
-    """Writes the client's stream.  Hot: one call per chunk, so the constant bytes are made once."""
-
-    def __init__(
-        self, *, fallback: Envelope, include_usage: bool, reasoning_fields: Sequence[str] = ("reasoning_content",)
-    ) -> None:
-        self._fallback = fallback
-        self._include_usage = include_usage
-        self._reasoning_fields = [orjson.dumps(name) for name in reasoning_fields]
-        self._before = b""
-        """A chunk up to its first choice; empty until the stream is open."""
-
-    def write(self, part: Part) -> bytes:
-        match part:
-            case Text(text, logprobs):
-                return self._delta(b'"content":' + orjson.dumps(text), logprobs)
-            case Reasoning(text, logprobs):
-                value = orjson.dumps(text)
-                return self._delta(b",".join([name + b":" + value for name in self._reasoning_fields]), logprobs)
-            case ToolStart(slot, id_, name, extra):
-                function = {"name": name, "arguments": ""}
-                call = {"index": slot, "id": id_, "type": "function", "function": function, **extra}
-                return self._delta(b'"tool_calls":' + orjson.dumps([call]))
-            case ToolArgs(slot, text):
-                return self._delta(b'"tool_calls":' + orjson.dumps([{"index": slot, "function": {"arguments": text}}]))
-            case Head():
-                return self._open(part)
-            case Opaque(delta, choice):
-                if choice is not None:
-                    return self._opening() + data_event(self._before + orjson.dumps(choice) + b"]}")
-                return self._delta(orjson.dumps(delta)[1:-1])
-            case Finish() | Usage() | ErrorFrame():
-                return b""
-            case _:
-                assert_never(part)
-
-    def heartbeat(self) -> bytes:
-        return comment("keep-alive")
-
-    def empty_chunk(self) -> bytes:
-        """A heartbeat for clients whose clocks only count chunks."""
-        return self._delta(b"")
-
-    def complete(self, reason: str, usage: Mapping[str, Any] | None) -> bytes:
-        opening = self._opening()
-        finish = b'{"index":0,"delta":{"content":""},"logprobs":null,"finish_reason":' + orjson.dumps(reason) + b"}]"
-        if usage is None:
-            return opening + data_event(self._before + finish + b"}") + DONE
-        tail = b',"usage":' + orjson.dumps(usage) + b"}"
-        if self._include_usage:
-            return opening + data_event(self._before + finish + b"}") + data_event(self._before + b"]" + tail) + DONE
-        return opening + data_event(self._before + finish + tail) + DONE
-
-    def fail(self, error: ChiasmError) -> bytes:
-        return data_event(orjson.dumps(error_body(error))) + DONE
-
-    def _delta(self, members: bytes, logprobs: Any = None) -> bytes:
-        told = b"null" if logprobs is None else orjson.dumps(logprobs)
-        return b"".join(
-            (
-                self._opening(),
-                b"data: ",
-                self._before,
-                b'{"index":0,"delta":{',
-                members,
-                b'},"logprobs":',
-                told,
-                b',"finish_reason":null}]}\n\n',
-            )
-        )
-
-    def _opening(self) -> bytes:
-        return b"" if self._before else self._open(Head())
-
-    def _open(self, head: Head) -> bytes:
-        """The first chunk: the role, and the envelope that all later ones repeat."""
-        if self._before:  # heartbeats opened the stream already
-            return b""
-        envelope = {
-            "id": head.id or self._fallback.id,
-            "object": "chat.completion.chunk",
-            "created": head.created or self._fallback.created,
-            "model": self._fallback.model,
-            **head.extra,
-        }
-        self._before = orjson.dumps(envelope)[:-1] + b',"choices":['
-        return self._delta(b'"role":"assistant","content":""')
-
-
-class CompletionWriter:
-    """Collects the parts of all turns and writes one `chat.completion` at the end."""
-
-    def __init__(
-        self,
-        *,
-        fallback: Envelope,
-        last_raw: Callable[[], Mapping[str, Any]],
-        reasoning_fields: Sequence[str] = ("reasoning_content",),
-    ) -> None:
-        self._fallback = fallback
-        self._last_raw = last_raw
-        """The server's own object of the last turn: what we do not understand in it rides along."""
-        self._reasoning_fields = reasoning_fields
-        self._head = Head()
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._calls: list[dict[str, Any]] = []
-        self._details: list[Any] = []
-
-    def write(self, part: Part) -> bytes:
-        match part:
-            case Text(text):
-                self._text.append(text)
-            case Reasoning(text):
-                self._reasoning.append(text)
-            case ToolStart(_, id_, name, extra):
-                function = {"name": name, "arguments": ""}
-                self._calls.append({"id": id_, "type": "function", "function": function, **extra})
-            case ToolArgs(slot, text):
-                self._calls[slot]["function"]["arguments"] += text
-            case Head():
-                self._head = part
-            case Opaque(delta):
-                self._details += fragments(delta)
-            case Finish() | Usage() | ErrorFrame():
-                pass
-            case _:
-                assert_never(part)
-        return b""
-
-    def heartbeat(self) -> bytes:
-        return b""
-
-    def complete(self, reason: str, usage: Mapping[str, Any] | None) -> bytes:
-        raw = dict(self._last_raw())
-        choices = [dict(choice) for choice in raw.get("choices") or [{}] if isinstance(choice, dict)]
-        message = dict(choices[0].get("message") or {})
-        text, reasoning = "".join(self._text), "".join(self._reasoning)
-        if "tool_calls" in message:
-            message.pop("function_call", None)  # llama-cpp-python says every call in both ways
-        for name in ("reasoning", "reasoning_content", DETAILS, "tool_calls"):
-            message.pop(name, None)
-        message |= {"role": "assistant", "content": text or (None if self._calls else "")}
-        if reasoning:
-            message |= dict.fromkeys(self._reasoning_fields, reasoning)
-        if self._details:
-            message[DETAILS] = self._details
-        if self._calls:
-            message["tool_calls"] = self._calls
-        choices[0] |= {"index": 0, "message": message, "finish_reason": reason}
-        choices[0].setdefault("logprobs", None)
-        raw |= {
-            "id": self._head.id or self._fallback.id,
-            "object": "chat.completion",
-            "created": self._head.created or self._fallback.created,
-            "model": self._fallback.model,
-            "choices": choices,
-        }
-        raw.pop("usage", None)
-        if usage is not None:
-            raw["usage"] = usage
-        return orjson.dumps(raw)
-
-    def fail(self, error: ChiasmError) -> bytes:
-        return orjson.dumps(error_body(error))
-
-
-def error_body(error: ChiasmError) -> dict[str, Any]:
-    """The error envelope: `{"error": {"message", "type", "param", "code"}}`."""
-    return {
-        "error": {
-            "message": error.message,
-            "type": error.type,
-            "param": getattr(error, "param", None),
-            "code": error.code,
-        }
-    }
-
-
-# Asking again
-
-
-@dataclass(frozen=True, slots=True)
-class OpenAIChat:
-    """The dialect itself: how a conversation goes on, and how turns add up."""
-
-    profile: Profile
-
-    def assistant_message(self, turn: Turn) -> dict[str, Any]:
-        """What the brain said, to the letter: its template renders it to the tokens it generated, so its prefix cache
-        still fits (argument text and its key order included)."""
-        content = turn.content
-        message: dict[str, Any] = {"role": "assistant", "content": content or (None if turn.calls else "")}
-        reasoning = turn.reasoning
-        if reasoning or (self.profile.empty_reasoning and turn.calls):
-            message |= dict.fromkeys(self.profile.history_reasoning, reasoning)
-        if turn.detail_pieces:
-            message[DETAILS] = turn.details
-        if turn.calls:
-            message["tool_calls"] = [
-                {
-                    "id": call.id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": mended(call.arguments)},
-                    **call.extra,
-                }
-                for call in turn.calls.values()
-            ]
-        return message
-
-    def follow_up(self, request: Mapping[str, Any], turn: Turn, results: Sequence[ToolResult]) -> dict[str, Any] | None:
-        said = [self.assistant_message(turn), *result_messages(results)]
-        following = {**request, "messages": [*request["messages"], *said]}
-        used = turn.completion_tokens()
-        for limit in _LIMITS:
-            if isinstance(request.get(limit), int):
-                following[limit] = request[limit] - used
-                if following[limit] < LEAST_TOKENS:
-                    return None
-        return following
-
-    def added(self, first: Mapping[str, Any], last: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return list(last["messages"][len(first["messages"]) :])
-
-    def yielding(self, error: UpstreamError) -> OpenAIChat | None:
-        refused = refused_in_messages(error.message, self.profile.history_reasoning)
-        return replace(self, profile=self.profile.without_thoughts_in(refused)) if refused else None
-
-    def whole(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
-        if not request.get("stream"):
-            return None
-        return {key: value for key, value in request.items() if key not in ("stream", "stream_options")}
-
-    def spent(self, request: Mapping[str, Any], turn: Turn) -> bool:
-        limits = [request.get(name) for name in _LIMITS]
-        return any(isinstance(limit, int) and turn.completion_tokens() >= limit for limit in limits)
-
-    def usage(self, turns: Sequence[Turn], vision: Mapping[str, int]) -> dict[str, Any] | None:
-        """`prompt_tokens` of the last turn, because clients use it as a context meter; `completion_tokens` and
-        reasoning tokens of all; what was billed beyond that under `chiasm`, integers only."""
-        counted = [turn for turn in turns if turn.usage is not None]  # a stream may end before its usage
-        told = [turn.usage.values for turn in counted if turn.usage is not None]
-        if not told:
-            return None
-        prompt, completion = counted[-1].prompt_tokens(), sum(turn.completion_tokens() for turn in counted)
-        usage: dict[str, Any] = {**told[-1], "prompt_tokens": prompt, "completion_tokens": completion}
-        usage["total_tokens"] = prompt + completion
-        reasoning = [
-            details["reasoning_tokens"]
-            for values in told
-            if isinstance(details := values.get("completion_tokens_details"), Mapping)
-            and count_of(details, "reasoning_tokens")
-        ]
-        if reasoning:
-            last = usage.get("completion_tokens_details")
-            usage["completion_tokens_details"] = {
-                **(last if isinstance(last, Mapping) else {}),
-                "reasoning_tokens": sum(reasoning),
-            }
-        usage["chiasm"] = {**vision, "billed_prompt_tokens": sum(turn.prompt_tokens() for turn in turns)}
-        return usage
-
-
-def tool_object(tool: ToolDefinition) -> dict[str, Any]:
-    """A tool as it stands in `tools`."""
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    return {"type": "function", "function": function}

@@ -9,63 +9,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
-from router.config import TextSettings
 from router.errors import BadRequest
-from router.protocol.added import Added
+from router.protocol.added import Added, completed_with
+from router.protocol.body import MOST_MESSAGES, check_common_fields, check_fields, drop_what_is_never_sent, json_object
 from router.protocol.profiles import SAMPLING, Profile
 
-MOST_MESSAGES = 50_000
-"""A million-token context holds no more messages than this; each costs a walk."""
-
-MOST_LEVELS = 128
-"""Of lists and objects inside each other.  JSON Schemas, the deepest thing that clients send, have some thirty; the
-parser reads 1024, but the writer stops at 254 and Python's own stack not far behind."""
+MOST_ANSWERS = 4
+"""Of `n`: each is a whole answer's work for the brain, and some servers set aside room for all of them at once."""
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
 def parse(body: bytes | bytearray) -> dict[str, Any]:
     """The body as an object of the right outline.  Raises `BadRequest`."""
-    try:
-        request = orjson.loads(memoryview(body))  # subclasses of bytearray are not taken as they are
-    except orjson.JSONDecodeError as error:
-        # `error.doc` holds the whole body and must go nowhere; the position is all that helps.
-        raise BadRequest(f"the body is not valid JSON (at byte {error.pos})") from None
-    if not isinstance(request, dict):
-        raise BadRequest("the body must be a JSON object")
-    _check_levels(request)
+    request = json_object(body)
     _check_messages(request.get("messages"))
-    if not isinstance(request.get("model", ""), str):
-        raise BadRequest("model must be a string", param="model")
-    if request.get("stream") not in (None, True, False):
-        raise BadRequest("stream must be true or false", param="stream")
-    for name, kind, words in (
-        ("tools", list, "a list"),
+    check_common_fields(request)
+    check_fields(
+        request,
         ("functions", list, "a list"),
         ("stream_options", dict, "an object"),
         ("max_tokens", int, "a whole number"),
         ("max_completion_tokens", int, "a whole number"),
         ("n", int, "a whole number"),
-    ):
-        value = request.get(name)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise BadRequest(f"{name} must be {words}", param=name)
-    for index, tool in enumerate(request.get("tools") or ()):
-        if not isinstance(tool, dict):
-            raise BadRequest(f"tools[{index}] must be an object", param=f"tools[{index}]")
+    )
+    if (request.get("n") or 1) > MOST_ANSWERS:
+        raise BadRequest(f"n must be at most {MOST_ANSWERS}", param="n")
+    drop_what_is_never_sent(request, request["messages"])
     return request
-
-
-def _check_levels(request: dict[str, Any]) -> None:
-    level: list[Any] = [request]
-    for _ in range(MOST_LEVELS):
-        inside = (item for holder in level for item in (holder.values() if isinstance(holder, dict) else holder))
-        level = [item for item in inside if isinstance(item, dict | list)]
-        if not level:
-            return
-    raise BadRequest(f"the body nests lists and objects more than {MOST_LEVELS} levels deep")
 
 
 def _check_messages(messages: object) -> None:
@@ -138,39 +109,18 @@ def _format_of(request: Mapping[str, Any]) -> object:
     return wanted.get("type") if isinstance(wanted, dict) else None
 
 
-def with_settings(request: dict[str, Any], text: TextSettings, profile: Profile) -> dict[str, Any]:
+def with_settings(request: dict[str, Any], profile: Profile, *, thinking: bool | None, preset: bool) -> dict[str, Any]:
     """With what the configuration adds where the client is silent: the thinking switch, the model card's sampling, and
-    the wish for usage.  Each as `Added`, so that a server that refuses it can be asked without."""
-    thinking = {"on": True, "off": False, "client": None}[text.thinking]
+    the wish for usage."""
     ours: dict[str, Any] = {}
     if thinking is not None:
         ours |= profile.thinking[thinking]
-    if text.sampling == "preset":
+    if preset:
         ours |= SAMPLING[thinking is not False]
-    completed = {**request, **{name: _completed(request.get(name), value) for name, value in ours.items()}}
+    completed = completed_with(request, ours)
     if request.get("stream") and profile.stream_options:
         options = request.get("stream_options")
         if not (options and options.get("include_usage")):  # a `false` is about what the client is shown
             wish = {"include_usage": True}
             completed["stream_options"] = {**options, "include_usage": Added(True)} if options else Added(wish)
     return completed
-
-
-def _completed(given: Any, ours: Any) -> Any:
-    """The client's word, with ours where it says nothing."""
-    if given is None:
-        return Added(ours)
-    if isinstance(given, dict) and isinstance(ours, dict):
-        return {**{name: Added(value) for name, value in ours.items() if name not in given}, **given}
-    return given
-
-
-def last_words(messages: list[Any]) -> str:
-    """What the user said last, for a look whose task was lost; at most a paragraph."""
-    for message in reversed(messages):
-        if message.get("role") == "user":
-            content = message.get("content")
-            parts = content if isinstance(content, list) else [content]
-            texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
-            return "\n".join(text for text in texts if isinstance(text, str))[-1000:].strip()
-    return ""
