@@ -1124,3 +1124,21 @@ def test_whatever_the_server_says_first_it_has_been_heard(event: Event) -> None:
     book = playbook()
     book.exchange.handle(event)
     assert book.exchange.heard is True
+
+
+@pytest.mark.parametrize("kind", [Text, Reasoning, lambda text: ToolArgs(0, text)], ids=["words", "thoughts", "a call"])
+def test_a_turn_without_end_is_ended(monkeypatch: pytest.MonkeyPatch, kind: Callable[[str], Part]) -> None:
+    monkeypatch.setattr("router.protocol.exchange.MOST_CHARACTERS", 100)
+    book = playbook()
+    assert book >> ToolStart(0, "read_1", "read") << a(SendPart)
+    book.exchange.handle(kind("x" * 60))
+    (failed,) = book.exchange.handle(kind("x" * 41))
+    assert isinstance(failed, Fail)
+    assert isinstance(failed.error, UpstreamBroken)
+    assert book.exchange.state is State.DONE
+
+
+def test_each_turn_may_be_as_long_as_one_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.protocol.exchange.MOST_CHARACTERS", 100)
+    book = playbook() >> Text("x" * 60) << passes
+    assert second_turn(book) >> Text("y" * 60) << a(SendPart)

@@ -82,7 +82,7 @@ from router.protocol.reasoning_details import FIELD as DETAILS
 from router.protocol.reasoning_details import fragments
 from router.protocol.refusals import REFUSING, too_long
 from router.protocol.rescue import TextGate
-from router.protocol.turn import CallInTurn, Turn
+from router.protocol.turn import MOST_CHARACTERS, CallInTurn, Turn
 from tools.call import ToolCall, ToolResult, VisionUsage
 
 LAST_TURN_NOTE = (
@@ -228,12 +228,8 @@ class Exchange:
             return self._tools_completed(event.results)
         assert self._state is State.STREAMING, (self, event)
         match event:
-            case Text():
-                return self._text(event)
-            case Reasoning():
-                return self._reasoning(event)
-            case ToolArgs():
-                return self._tool_args(event)
+            case Text() | Reasoning() | ToolArgs():
+                return self._piece(event)
             case ToolStart():
                 return self._tool_start(event)
             case Head():
@@ -265,6 +261,23 @@ class Exchange:
                 assert_never(event)
 
     # What the brain says
+
+    def _piece(self, part: Text | Reasoning | ToolArgs) -> list[Action]:
+        self._turn.length += len(part.text)
+        if self._turn.length > MOST_CHARACTERS:
+            return self._endless()
+        match part:
+            case Text():
+                return self._text(part)
+            case Reasoning():
+                return self._reasoning(part)
+            case ToolArgs():
+                return self._tool_args(part)
+
+    def _endless(self) -> list[Action]:
+        self._state = State.DONE
+        words = f"the text model's server said more than {MOST_CHARACTERS // 2**20} million characters in one go"
+        return [Fail(UpstreamBroken(words))]
 
     def _text(self, part: Text) -> list[Action]:
         self._turn.heard = True

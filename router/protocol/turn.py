@@ -12,6 +12,9 @@ from router.protocol import reasoning_details
 from router.protocol.parts import Usage
 from tools.call import ToolCall
 
+MOST_CHARACTERS = 64 * 2**20
+"""Of one turn.  Ten million tokens; all of it is kept until the turn ends, to be said to the brain again."""
+
 MOST_TOKENS = 2**40
 """No server has ever said so many words in one answer."""
 
@@ -53,6 +56,8 @@ class Turn:
     finish: str | None = None
     usage: Usage | None = None
     heard: bool = False
+    length: int = 0
+    """Characters of text, thoughts and arguments so far."""
 
     @property
     def content(self) -> str:
