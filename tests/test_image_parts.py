@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from router.protocol.image_parts import (
+    UNSEEN,
     Base64Image,
     FoundImage,
     RemoteImage,
@@ -68,7 +69,7 @@ def test_an_image_part_of_any_shape_becomes_a_text_part_in_its_place(part: dict[
         {"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBERi0xLjQ="}},
         {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
         {"type": "file", "mediaType": "application/pdf", "data": "JVBERi0xLjQ="},
-        {"type": "video_url", "video_url": {"url": "https://example.org/a.mp4"}},
+        {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}},
         {"type": "tool_reference", "name": "image"},
         {
             "type": "input_audio",
@@ -413,3 +414,30 @@ def test_other_numbers_are_no_picture(numbers: Any) -> None:
 def test_an_unprotected_address_is_an_address_too() -> None:
     _, found = numbered([{"role": "user", "content": [{"type": "image", "image": "http://example.org/a.png"}]}])
     assert [image.source for image in found] == [RemoteImage("http://example.org/a.png")]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "video_url", "video_url": {"url": "http://10.0.0.1/v.mp4"}},
+        {"type": "audio_url", "audio_url": "https://example.org/a.mp3"},
+        {"type": "file_url", "file_url": {"url": "file:///etc/passwd"}},
+        {"type": "video_url"},
+        {"type": "image_embeds", "image_embeds": "AAAA"},
+    ],
+)
+@pytest.mark.parametrize("role", ["user", "tool"])
+def test_what_the_brains_server_would_fetch_for_a_client_becomes_words(part: dict[str, Any], role: str) -> None:
+    found: list[Any] = []
+    (message,) = replace_images([{"role": role, "content": [part]}], lambda image: str(found.append(image)))
+    assert UNSEEN in str(message)
+    assert "example.org" not in str(message)
+    assert "10.0.0.1" not in str(message)
+    assert found == []
+
+
+def test_a_sound_that_is_sent_itself_rides_along() -> None:
+    messages = [
+        {"role": "user", "content": [{"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,AAAA"}}]}
+    ]
+    assert replace_images(messages, lambda _: "") == messages

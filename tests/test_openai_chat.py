@@ -22,6 +22,7 @@ from router.protocol.events import Complete, Fail
 from router.protocol.going_on import LEAST_TOKENS
 from router.protocol.mended import mended
 from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Part, Reasoning, Text, ToolArgs, ToolStart, Usage
+from router.protocol.pieces import Pieces
 from router.protocol.profiles import PROFILES
 from router.protocol.sse import MAX_EVENT_BYTES
 from router.protocol.turn import CallInTurn, Turn
@@ -980,10 +981,13 @@ def turn(
 ) -> Turn:
     """A turn whose calls are ids and arguments of `f`."""
     made = Turn(
-        1, content_pieces=[content], reasoning_pieces=[reasoning], usage=None if usage is None else Usage(usage)
+        1,
+        content_pieces=Pieces([content]),
+        reasoning_pieces=Pieces([reasoning]),
+        usage=None if usage is None else Usage(usage),
     )
     for slot, (id_, arguments) in enumerate(calls):
-        made.calls[slot] = CallInTurn(slot, id_, "f", True, [arguments])
+        made.calls[slot] = CallInTurn(slot, id_, "f", True, Pieces([arguments]))
     return made
 
 

@@ -15,6 +15,7 @@ from router.protocol.chat.dialect import OpenAIChat
 from router.protocol.chat.history import fit
 from router.protocol.chat.reader import ChunkReader, CompletionReader
 from router.protocol.parts import ErrorFrame, Finish, Part
+from router.protocol.pieces import Pieces
 from router.protocol.profiles import _SIGNS, PROFILES, recognise, recognise_answer
 from router.protocol.turn import CallInTurn, Turn
 from tests.configured import with_settings
@@ -98,9 +99,9 @@ def test_the_preset_is_what_the_model_card_says(thinking: Any, temperature: floa
 
 def said(engine: str, *, thought: str, called: bool = False) -> dict[str, Any]:
     """What the brain said, as this engine reads it in a history."""
-    turn = Turn(1, content_pieces=["words"], reasoning_pieces=[thought])
+    turn = Turn(1, content_pieces=Pieces(["words"]), reasoning_pieces=Pieces([thought]))
     if called:
-        turn.calls[0] = CallInTurn(0, "c", "f", True, ["{}"])
+        turn.calls[0] = CallInTurn(0, "c", "f", True, Pieces(["{}"]))
     return OpenAIChat(PROFILES[engine]).assistant_message(turn)
 
 

@@ -83,7 +83,7 @@ def _cell(words: str, most: int) -> str:
     return line.replace("\\", "\\\\").replace("|", "\\|")
 
 
-_BRACKETS = str.maketrans("<>[]", "‹›()")
+_BRACKETS = str.maketrans("<>[]｜", "‹›()|")
 
 
 def _seen(character: str) -> str:

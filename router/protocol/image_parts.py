@@ -148,6 +148,8 @@ class _Walk:
             new = [self.value(item) for item in value]
             return new if any(a is not b for a, b in zip(new, value, strict=True)) else value
         if isinstance(value, dict):
+            if unseen(value):
+                return {"type": "text", "text": UNSEEN}
             source = image_of(value)
             if source is not None:
                 return {"type": "text", "text": self._say(self._found(source, inline=False))}
@@ -270,6 +272,22 @@ def image_of(part: Mapping[str, Any]) -> Base64Image | RemoteImage | None:
                 return _of_url(value) if is_image else None
             return _typed(value, media_type, certain=kind in ("image", "image-data"))
     return Base64Image("", "") if kind == "image" else None
+
+
+_BY_ADDRESS = ("video_url", "audio_url", "file_url")
+UNSEEN = "(Something that nobody here can open: a video, a sound or a file by its address.)"
+
+
+def unseen(part: Mapping[str, Any]) -> bool:
+    """Whether it would have the brain's server fetch what a client names, or load what a client computed."""
+    kind = part.get("type")
+    if kind == "image_embeds":
+        return True
+    if kind not in _BY_ADDRESS:
+        return False
+    address = part.get(kind)
+    url = address.get("url") if isinstance(address, Mapping) else address
+    return not (isinstance(url, str) and url[:5].lower() == "data:")
 
 
 def _by_media_type(part: Mapping[str, Any]) -> Base64Image | None:

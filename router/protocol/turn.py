@@ -10,6 +10,7 @@ import orjson
 
 from router.protocol import reasoning_details
 from router.protocol.parts import Usage
+from router.protocol.pieces import Pieces
 from tools.call import ToolCall
 
 MOST_CHARACTERS = 64 * 2**20
@@ -27,13 +28,13 @@ class CallInTurn:
     id: str
     name: str
     owned: bool
-    pieces: list[str] = field(default_factory=list)
+    pieces: Pieces = field(default_factory=Pieces)
     extra: Mapping[str, Any] = field(default_factory=dict)
     """As in `ToolStart`."""
 
     @property
     def arguments(self) -> str:
-        return "".join(self.pieces)
+        return str(self.pieces)
 
     def whole(self) -> ToolCall:
         return ToolCall(self.id, self.name, self.arguments)
@@ -47,8 +48,8 @@ class Turn:
     """Grows with the parts; text is kept in pieces, so that a part costs the same however long the turn is."""
 
     number: int
-    content_pieces: list[str] = field(default_factory=list)
-    reasoning_pieces: list[str] = field(default_factory=list)
+    content_pieces: Pieces = field(default_factory=Pieces)
+    reasoning_pieces: Pieces = field(default_factory=Pieces)
     detail_pieces: list[Mapping[str, Any]] = field(default_factory=list)
     blocks: list[Mapping[str, Any]] = field(default_factory=list)
     """As in `Block`; empty where the server's form has no pieces."""
@@ -61,11 +62,11 @@ class Turn:
 
     @property
     def content(self) -> str:
-        return "".join(self.content_pieces)
+        return str(self.content_pieces)
 
     @property
     def reasoning(self) -> str:
-        return "".join(self.reasoning_pieces)
+        return str(self.reasoning_pieces)
 
     @property
     def details(self) -> list[dict[str, Any]]:
