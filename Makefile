@@ -39,10 +39,11 @@ test-engines: $(VENV)/.dev
 test-mutants: $(VENV)/.dev
 	tests/mutants/run.sh
 
-# Every fault of brain, eyes and store in every phase, and fifty thousand bodies that no client would send (minutes); a
-# part of both is in `make test`.
+# Every fault of brain, eyes and store in every phase, fifty thousand bodies that no client would send, and ten thousand
+# clients that leave (minutes); a part of each is in `make test`.
 test-faults: $(VENV)/.dev
 	CHIASM_FAULTS=1 $(BIN)/pytest -n 2 tests/test_faults.py
+	CHIASM_FAULTS=1 $(BIN)/pytest tests/test_load.py
 	CHIASM_FUZZ=50000 $(BIN)/pytest tests/test_fuzz.py
 
 bench: $(VENV)/.dev

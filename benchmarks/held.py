@@ -2,6 +2,7 @@ r"""Very many open streams on one worker, and clients that read slowly or not at
 
     python -m benchmarks.held                        # 1,000 streams, about two minutes
     python -m benchmarks.held 200
+    python -m benchmarks.held --long 200             # one stream of 200 MB instead
 
 `chiasm serve` in a process of its own, one worker, its store on disk; the brain and the clients are this process.
 
@@ -18,7 +19,10 @@ it, which for a thousand is more than the system has for all connections togethe
     unshare -rn sh -c 'ip link set lo up; sysctl -qw net.ipv4.tcp_wmem="4096 16384 131072" \
         net.ipv4.tcp_rmem="4096 16384 131072"; exec .venv/bin/python -m benchmarks.held'
 
-In 2 and 3 a short answer is asked for beside the streams: somebody else must not feel them.
+In 1 to 3 a short answer is asked for beside the streams, and before there are any: somebody else must not feel them.
+
+With `--long`, one client reads one answer of that many megabytes as fast as it can: what of an answer's length stays in
+memory.  Twice: in events of 8 kB, and in events of a word each, as brains send them.
 """
 
 from __future__ import annotations
@@ -30,8 +34,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -61,6 +65,13 @@ SLOW_BYTES: Final = 4096
 """What a slow client reads each second."""
 
 EVENT: Final = chunk("chatcmpl-endless", {"content": "x" * 8000})
+WORD: Final = chunk("chatcmpl-lasting", {"content": " word"})
+END: Final = 500
+"""Bytes in which the end of a stream lies."""
+
+OTHERS: Final = 21
+"""Short answers of which the median is told."""
+
 BRAIN_BUFFER: Final = 65_536
 """The kernel's send buffer of the brain: what lies there would count as taken by the service."""
 
@@ -81,7 +92,28 @@ async def endless(asked: Asked, wire: Wire) -> None:
         await wire.send(EVENT)
 
 
+def lasting(event: bytes, megabytes: int) -> Script:
+    """So much of this, and a good end."""
+
+    async def script(asked: Asked, wire: Wire) -> None:
+        together = event * max(1, 16_384 // len(event))
+        await wire.head(200, {"content-type": "text/event-stream"})
+        for _ in range(megabytes * 1_000_000 // len(together)):
+            await wire.send(together)
+        await wire.send(chunk("chatcmpl-lasting", {}, finish="stop") + b"data: [DONE]\n\n")
+        await wire.end()
+
+    return script
+
+
 def by_words(asked: Asked) -> Script:
+    match asked.messages[-1]["content"].split():
+        case ["long", megabytes]:
+            return lasting(EVENT, int(megabytes))
+        case ["words", megabytes]:
+            return lasting(WORD, int(megabytes))
+        case _:
+            pass
     match asked.messages[-1]["content"]:
         case "quiet":
             return says("Hello.", Hangs())
@@ -162,11 +194,24 @@ class Streams:
         return moved - begun
 
     async def other(self) -> float:
-        """Seconds for a short answer to somebody else."""
+        """Seconds to the first word of a short answer to somebody else."""
         begun = time.perf_counter()
         async with self.line("short") as line:
+            await line.until(b"Hello.")
+            took = time.perf_counter() - begun
             await line.rest()
-        return time.perf_counter() - begun
+        return took
+
+    async def others(self, name: str, alone: Sequence[float] = ()) -> list[float]:
+        """Of several one after the other; compared with those who were alone."""
+        took = sorted([await self.other() for _ in range(OTHERS)])
+        ratio = f", {median(took) / median(alone):.1f} times as long as alone" if alone else ""
+        print(f"    first word to somebody else {name}: median {_ms(took)}, most {_ms(took[-1:])}{ratio}", flush=True)
+        return took
+
+
+def _ms(seconds: Sequence[float]) -> str:
+    return f"{median(seconds) * 1000:.1f} ms"
 
 
 def size(amount: float) -> str:
@@ -182,21 +227,25 @@ def told(name: str, before: Sample, now: Sample, count: int) -> None:
     )
 
 
-async def quiet(streams: Streams, count: int) -> None:
+async def quiet(streams: Streams, count: int) -> list[float]:
+    """Answers what somebody else waited while there was nobody."""
     async with AsyncExitStack() as stack:
         await streams.open(stack, 10, "quiet")  # what the first streams of all bring in is not theirs
     await asyncio.sleep(REST_SECONDS)
     before = streams.sample()
     told("before      ", before, before, count)
+    alone = await streams.others("alone")
     async with AsyncExitStack() as stack:
         await streams.open(stack, count, "quiet")
         await asyncio.sleep(1)
         told("1 quiet     ", before, streams.sample(), count)
+        await streams.others("beside them", alone)
     await asyncio.sleep(REST_SECONDS)
     told("  hung up   ", before, streams.sample(), count)
+    return alone
 
 
-async def flooded(streams: Streams, count: int, before: Sample, *, again: bool = False) -> None:
+async def flooded(streams: Streams, count: int, before: Sample, alone: Sequence[float], *, again: bool = False) -> None:
     brain = streams.brain
     brain.asked.clear()
     async with AsyncExitStack() as stack:
@@ -211,17 +260,19 @@ async def flooded(streams: Streams, count: int, before: Sample, *, again: bool =
             f"{size(min(sent))} to {size(max(sent))}, median {size(median(sent))}; of all {size(sum(sent))} "
             f"{size(queues.from_brain)} lie in the kernel before the service, {size(queues.to_clients)} behind it"
         )
-        print(f"    a short answer to somebody else: {await streams.other() * 1000:.0f} ms", flush=True)
+        await streams.others("beside them", alone)
         if again:
             return
-        await slow(streams, lines, flooding, before)
+        await slow(streams, lines, flooding, before, alone)
     await asyncio.sleep(REST_SECONDS)
     told("4 over      ", before, streams.sample(), count)
     gone = sum(asked.over.is_set() for asked in flooding)
     print(f"    requests to the brain that are over: {gone} of {len(flooding)}")
 
 
-async def slow(streams: Streams, lines: Sequence[Line], flooding: Sequence[Asked], before: Sample) -> None:
+async def slow(
+    streams: Streams, lines: Sequence[Line], flooding: Sequence[Asked], before: Sample, alone: Sequence[float]
+) -> None:
     """The even ones read."""
     read = 0
     readers = lines[::2]
@@ -265,10 +316,38 @@ async def slow(streams: Streams, lines: Sequence[Line], flooding: Sequence[Asked
     )
     when = f"{min(left):.0f} to {max(left):.0f} s after 3 began" if left else "never"
     print(f"    {len(lines) - len(readers)} read nothing; given up in all: {len(left)}, {when}")
-    print(f"    a short answer to somebody else: median {median(took) * 1000:.0f}, most {max(took) * 1000:.0f} ms")
+    ratio = median(took) / median(alone)
+    print(
+        f"    first word to somebody else: median {_ms(took)}, most {_ms([max(took)])}, {ratio:.1f} times as "
+        "long as alone"
+    )
 
 
-async def main(count: int) -> None:
+async def long(streams: Streams, megabytes: int, words: str) -> None:
+    """One stream, read as fast as it comes."""
+    before, most, read, reads = streams.sample(), 0, 0, 0
+    async with streams.line(f"{words} {megabytes}") as line:
+        while not line.raw.endswith(b"0\r\n\r\n") and await line.more():
+            reads += 1
+            read += max(0, len(line.raw) - END)
+            del line.raw[:-END]
+            if reads % 64 == 0:
+                most = max(most, streams.sample().resident)
+        whole = b'"finish_reason":"stop"' in line.raw
+    most = max(most, streams.sample().resident)
+    await asyncio.sleep(REST_SECONDS)
+    after = streams.sample().resident
+    print(
+        f"one stream in {'events of 8 kB' if words == 'long' else 'words'}, {'whole' if whole else 'cut off'} after "
+        f"{size(read)}: at most {size(most - before.resident)} more resident "
+        f"({(most - before.resident) / read:.2f} of what it was), {size(after - before.resident)} afterwards",
+        flush=True,
+    )
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[Streams]:
+    """A fresh service, warm."""
     with tempfile.TemporaryDirectory(prefix="chiasm-held-") as name:
         async with Endless() as brain, Eyes() as eyes:
             brain.answers = by_words
@@ -276,21 +355,34 @@ async def main(count: int) -> None:
             async with service_process(Path(name), tables) as service:
                 streams = Streams(service, brain)
                 await streams.other()
-                await quiet(streams, count)
-                before = streams.sample()
-                await flooded(streams, count, before)
-                await flooded(streams, count, before, again=True)
+                yield streams
                 service.terminate()
                 await service.ended()
+
+
+async def main(count: int) -> None:
+    async with served() as streams:
+        alone = await quiet(streams, count)
+        before = streams.sample()
+        await flooded(streams, count, before, alone)
+        await flooded(streams, count, before, alone, again=True)
+
+
+async def main_long(megabytes: int) -> None:
+    for words in ("long", "words"):
+        async with served() as streams:
+            for _ in range(2):  # once more: whether what was left is used again
+                await long(streams, megabytes, words)
 
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description="What very many open streams hold, and whether anything is full.")
     arguments.add_argument("streams", type=int, nargs="?", default=1000)
+    arguments.add_argument("--long", type=int, default=0, metavar="MB", help="one stream of so many megabytes instead")
     wanted = arguments.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 2 * wanted.streams + 200:
         arguments.error(f"{wanted.streams} streams take more descriptors than the system allows, {hard}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else 65_536, hard))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(runner.run(main(wanted.streams)))
+        sys.exit(runner.run(main_long(wanted.long) if wanted.long else main(wanted.streams)))

@@ -6,18 +6,20 @@ import asyncio
 import logging
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.supervisors import Multiprocess
 
 from cache.store import StoreError
 from router.app import create_app, open_configured_store, without_effect
 from router.config import ConfigError, Settings, TextSettings
 from router.connection import KEEP_ALIVE_SECONDS, Connection
+from router.draining import Workers, draining
+from router.log_lines import LogLines
 
 _BACKLOG = 2048
 
@@ -26,6 +28,9 @@ MOST_CONNECTIONS = 8192
 
 _OTHER_DESCRIPTORS = 512
 """Files of the store, the listening socket, and connections that are told that there is no room."""
+
+_STORE_SECONDS = 3.0
+"""For the store's first answer.  Redis has limits of its own, far below."""
 
 
 def serve(settings: Settings, *, workers: int = 1) -> None:
@@ -46,7 +51,7 @@ def serve(settings: Settings, *, workers: int = 1) -> None:
     print(greeting(settings, listening.getsockname()[1]), flush=True)  # noqa: T201 (this is what the user waits for)
     with listening:
         if workers > 1:
-            Multiprocess(config, sockets=[listening]).run()
+            Workers(config, sockets=[listening]).run()
         else:
             uvicorn.Server(config).run(sockets=[listening])
 
@@ -94,17 +99,51 @@ def _room_for_connections() -> int:
 
 
 def _try_the_store(settings: Settings) -> None:
-    """Opened and closed once before anything listens: in a worker it would be a traceback."""
+    """Opened, asked and closed once before anything listens: in a worker it would be a traceback.
+
+    One that cannot be opened is a fault of the configuration.  One that does not answer may come back at any time, and
+    answers go on without it.
+    """
+    loop = asyncio.new_event_loop()
     try:
-        asyncio.run(open_configured_store(settings).close())
+        problem = loop.run_until_complete(_problem_of_the_store(settings))
     except StoreError as error:
         raise ConfigError(f"[store] {error}") from None
+    finally:
+        loop.close()  # not `asyncio.run`, which waits for a name server that does not answer
+    if problem:
+        print(f"chiasm: warning: [store] {problem}; starting without it", file=sys.stderr, flush=True)  # noqa: T201
+
+
+async def _problem_of_the_store(settings: Settings) -> str:
+    store = open_configured_store(settings)
+    try:
+        async with asyncio.timeout(_STORE_SECONDS):
+            await store.get("probe/start")
+    except StoreError as error:
+        return str(error)
+    except TimeoutError:
+        return f"no answer in {_STORE_SECONDS:g} seconds"
+    finally:
+        await store.close()
+    return ""
 
 
 def _application(settings: Settings) -> Starlette:
     """Made in each worker, which is a fresh process."""
     _logging()
-    return create_app(settings)
+    app = create_app(settings)
+    rooms = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[Any]:
+        async with rooms(app) as state:
+            assert state is not None
+            async with draining(state["readiness"], drain_seconds=settings.server.drain_seconds):
+                yield state
+
+    app.router.lifespan_context = lifespan
+    return app
 
 
 def greeting(settings: Settings, port: int) -> str:
@@ -122,10 +161,15 @@ def greeting(settings: Settings, port: int) -> str:
                 f"  eyes   {eyes.name or 'first model'} at {eyes.base_url or 'this process'} ({eyes.kind})"
                 for eyes in settings.vision
             ),
+            f"  admin  {url}/admin" + ("" if _asks_for_a_key(settings) else "  (from this machine only)"),
             "try it:",
             f"  curl -N {url}/v1/chat/completions -H 'content-type: application/json'{key} -d '{body}'",
         ]
     )
+
+
+def _asks_for_a_key(settings: Settings) -> bool:
+    return bool(settings.server.admin_key.get_secret_value())
 
 
 def _shown(text: TextSettings) -> str:
@@ -148,7 +192,9 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _logging() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(LogLines("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[lines])
     # Their INFO lines hold whole URLs, and one line per request is ours.
     for name in ("httpx", "httpcore", "aiohttp", "uvicorn", "uvicorn.error", "sse_starlette", "PIL", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -205,7 +205,7 @@ def test_neutralising_leaves_no_token_and_changes_nothing_the_second_time(text: 
         ("<think>\nlet me see\n</think>\n\nanswer", "answer"),
         ("let me see</think>\n\nanswer", "answer"),
         ("<think></think>answer", "answer"),
-        ("use the <think> tag", "use the <think> tag"),
+        ("use the <think> tag", "use the < think> tag"),
     ],
 )
 async def test_the_answer_is_found_in_any_shape(content: object, text: str) -> None:
@@ -215,7 +215,7 @@ async def test_the_answer_is_found_in_any_shape(content: object, text: str) -> N
 async def test_thoughts_in_their_own_field_are_left_there() -> None:
     for key in ("reasoning", "reasoning_content"):
         found = await answer(Server(said("It reads </think> verbatim", **{key: "Hm, a tag."})))
-        assert found.text == "It reads </think> verbatim"
+        assert found.text == "It reads < /think> verbatim"
     # What transformers serve leaks there with thinking off is no thought.
     assert (await answer(Server(said("hm</think>ok", reasoning_content="\n\n")))).text == "ok"
 

@@ -78,6 +78,7 @@ from router.protocol.follow_up import FollowUp
 from router.protocol.lost_call import may_have_lost_a_call
 from router.protocol.own_tools import OwnTools
 from router.protocol.parts import Block, ErrorFrame, Finish, Head, Opaque, Reasoning, Text, ToolArgs, ToolStart, Usage
+from router.protocol.pieces import Pieces
 from router.protocol.reasoning_details import FIELD as DETAILS
 from router.protocol.reasoning_details import fragments
 from router.protocol.refusals import REFUSING, too_long
@@ -175,7 +176,7 @@ class Exchange:
         self._following: FollowUp | None = None
         """How the current turn was put together, where it is a follow-up."""
         self._vision = looked
-        self._shown: list[str] = []
+        self._shown = Pieces()
         """The words that the client saw."""
         self._looks: list[tuple[int, ...]] = []
         """The images that each result so far is about."""
@@ -346,7 +347,7 @@ class Exchange:
         silent = not turn.calls and not turn.content.strip()
         written = self._word_gate.calls or (self._thought_gate.calls if silent else [])
         for slot, call in enumerate(written, max(turn.calls, default=-1) + 1):
-            turn.calls[slot] = CallInTurn(slot, self._mint_id(), call.name, True, [call.arguments])
+            turn.calls[slot] = CallInTurn(slot, self._mint_id(), call.name, True, Pieces([call.arguments]))
         if written:
             self._words.cut()
             self._thoughts.cut()
@@ -451,12 +452,12 @@ class Exchange:
         hidden = self._dialect.added(self._first, self._request)
         if not self._own.names:
             return []
-        shown = "".join(self._shown)
-        visible = Turn(0, content_pieces=[shown], calls={call.slot: call for call in self._turn.of_client})
+        shown = str(self._shown)
+        visible = Turn(0, content_pieces=Pieces([shown]), calls={call.slot: call for call in self._turn.of_client})
         said = self._turn
         if said.owned and not pending:  # calls that were never run would stand there without an answer
             content = said.content if said.content.strip() else shown
-            said = replace(said, calls=visible.calls, content_pieces=[content], blocks=[])
+            said = replace(said, calls=visible.calls, content_pieces=Pieces([content]), blocks=[])
         message = self._dialect.assistant_message
         return [Keep(message(visible), (*hidden, message(said)), tuple(self._looks), self._stamp, pending)]
 
@@ -509,10 +510,10 @@ class Exchange:
         }
         return Complete(reason, self._dialect.usage([*self._past, self._turn], vision))
 
-    def _told(self, message: str, code: int | None) -> UpstreamError:
+    def _told(self, message: str, code: int | str | None) -> UpstreamError:
         """An error in the stream.  As its first word it is the refusal that others send as a status (OpenRouter's 429);
         later the same codes stand for faults of the server (vLLM's 400 for its parser's exceptions)."""
-        if code is not None and 400 <= code < 500 and not self._turn.heard:
+        if isinstance(code, int) and 400 <= code < 500 and not self._turn.heard:
             return UpstreamRefused(message, status=code)
         return UpstreamBroken(message, code=None if code is None else str(code))
 
