@@ -11,9 +11,11 @@
    blocks is a bomb for the walker.
 3. **The decoder agrees.**  Last, Pillow reads the header; what it refuses or sees larger than we did stays out.
 
-Formats: PNG, JPEG, WEBP, GIF and plain BMP.  Left out on purpose: TIFF and everything else with a history of decoder
-faults that no chat client sends; compressed BMP, whose decoder is a Python loop; AVIF and HEIC, where the coded frame
-may be far larger than the size in the header, so that no limit can be checked before decoding.
+Formats: PNG, JPEG, WEBP, GIF and plain BMP; HEIC where its decoder is installed.  Left out on purpose: TIFF and
+everything else with a history of decoder faults that no chat client sends; compressed BMP, whose decoder is a Python
+loop; AVIF, where the coded frame may be far larger than the size in the header, so that no limit checked here bounds
+the decoding.  The same is true of HEIC, which phones send: nothing but our own walk runs here, and its decoder only in
+workers (`cache.pixels`), whose memory and time are bounded.
 
 Pillow's plugin classes are called directly instead of `Image.open`: that makes the list above the only formats there
 are, and leaves out `Image.open`'s own size warning, which would come after our check and only be noise.
@@ -34,6 +36,8 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
+
+from cache import heif
 
 MEBIBYTE = 1024 * 1024
 
@@ -92,6 +96,8 @@ def inspect(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageInfo:
     form = _recognise(data)
     walked = form.walk(data)
     _check_pixels(walked.width, walked.height, walked.scans, limits)
+    if form is _HEIC:
+        return ImageInfo(form.media_type, walked.width, walked.height)
     try:
         image = open_image(data, form.media_type)
         width, height = image.size
@@ -352,12 +358,22 @@ def _walk_bmp(data: bytes) -> _Walked:
     return _Walked(width, abs(height))
 
 
+def _walk_heic(data: bytes) -> _Walked:
+    if not heif.is_installed():
+        raise BadImage(heif.NOT_INSTALLED)
+    try:
+        return _Walked(*heif.upright_size(data))
+    except heif.BadBoxes as bad:
+        raise BadImage(bad.words) from bad
+
+
 _PNG = _Form("PNG", "image/png", _walk_png, PngImageFile)
 _JPEG = _Form("JPEG", "image/jpeg", _walk_jpeg, JpegImageFile)
 _GIF = _Form("GIF", "image/gif", _walk_gif, GifImageFile)
 _WEBP = _Form("WEBP", "image/webp", _walk_webp, WebPImageFile)
 _BMP = _Form("BMP", "image/bmp", _walk_bmp, BmpImageFile)
-_FORMS = {form.media_type: form for form in (_PNG, _JPEG, _GIF, _WEBP, _BMP)}
+_HEIC = _Form("HEIC", heif.MEDIA_TYPE, _walk_heic, lambda file: heif.open_heic(file.getvalue()))
+_FORMS = {form.media_type: form for form in (_PNG, _JPEG, _GIF, _WEBP, _BMP, _HEIC)}
 
 _UNSUPPORTED = (
     (b"II*\x00", "TIFF"),
@@ -376,7 +392,7 @@ _UNSUPPORTED = (
 )
 _BRANDS = (
     (frozenset({b"avif", b"avis"}), "AVIF"),
-    (frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}), "HEIC"),
+    (frozenset({b"hevc", b"hevx", b"hevm", b"hevs", b"msf1"}), "HEIC sequence"),
 )
 
 
@@ -396,6 +412,8 @@ def _recognise(data: bytes) -> _Form:
     for signature, name in _UNSUPPORTED:
         if data.startswith(signature):
             raise BadImage(f"unsupported format {name}")
+    if data[4:8] == b"ftyp" and data[8:12] in heif.BRANDS:
+        return _HEIC
     if data[4:8] == b"ftyp" and len(data) >= 12:
         name = next((name for brands, name in _BRANDS if data[8:12] in brands), "video")
         raise BadImage(f"unsupported format {name}")

@@ -11,10 +11,18 @@ on paper brightens to the right and sets bits, and on a dark screen would set no
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from cache.image import DEFAULT_LIMITS, ImageLimits, inspect, open_image
+from cache.image import DEFAULT_LIMITS, BadImage, ImageLimits, inspect, open_image
+from cache.pixels.pool import Pixels, Refused
+
+_HEX = re.compile(r"[0-9a-f]{16}")
 
 _COLUMNS, _ROWS = 9, 8
 
@@ -26,13 +34,15 @@ def likeness(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> str:
     """The dHash of an image file, as it is stored (not turned upright): 16 hex digits, or "" for what is none.
 
     Decodes the whole picture (a JPEG at an eighth of its size), seconds and half a gigabyte for the largest: for a
-    small pool of threads.
+    worker of `cache.pixels`.
     """
     try:
         image: Image.Image = open_image(data, inspect(data, limits).media_type)
         if isinstance(image, JpegImageFile):
             image.draft("L", (_COLUMNS * 8, _ROWS * 8))
         squares = _grey(image).resize((_COLUMNS, _ROWS), Image.Resampling.BOX, reducing_gap=3.0).tobytes()
+    except MemoryError:
+        raise
     except Exception:
         # No image that is let in, or damaged pixels behind a sound header; a decoder says that in many ways.
         return ""
@@ -42,6 +52,21 @@ def likeness(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> str:
         for place in range(row * _COLUMNS, (row + 1) * _COLUMNS - 1):
             bits = bits << 1 | (sign * (squares[place + 1] - squares[place]) >= _STEP)
     return f"{bits:016x}"
+
+
+def likeness_inside(data: bytes, how: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """As a worker does it."""
+    return {"likeness": likeness(data, ImageLimits(**how))}, b""
+
+
+def likeness_of(pixels: Pixels, data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, tenant: str = "") -> str:
+    """`likeness`, found out in a worker; "" also where it was lost.  Raises `NoWorker`."""
+    try:
+        facts, _ = pixels.run("likeness", data, asdict(limits), tenant=tenant)
+    except (Refused, BadImage):
+        return ""
+    found = facts.get("likeness")
+    return found if isinstance(found, str) and _HEX.fullmatch(found) else ""
 
 
 def _grey(image: Image.Image) -> Image.Image:

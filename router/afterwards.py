@@ -17,7 +17,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from cache.likeness import likeness
+from cache.likeness import likeness_of
+from cache.pixels.pool import Pixels
 from cache.table import UNLIKE
 from router.images import ConversationImages
 from tools.vision.backend import VisionError, VisionImage, VisionQuery
@@ -37,10 +38,11 @@ Errand = Callable[[], Awaitable[None]]
 
 
 class Afterwards:
-    """`near`: as many loaded images announce a forgetting."""
+    """`near`: as many loaded images announce a forgetting.  `pixels`: who decodes them."""
 
-    def __init__(self, *, near: int) -> None:
+    def __init__(self, *, near: int, pixels: Pixels) -> None:
         self._near = near
+        self._pixels = pixels
         self._errands: deque[tuple[str, Errand]] = deque(maxlen=MOST_WAITING)
         self._waiting: set[str] = set()
         self._runner: asyncio.Task[None] | None = None
@@ -88,7 +90,10 @@ class Afterwards:
 
     async def _liken(self, images: ConversationImages, number: int) -> None:
         data = await images.data(number)
-        found = "" if data is None else await asyncio.get_running_loop().run_in_executor(self._thread, likeness, data)
+        found = ""
+        if data is not None:
+            find = partial(likeness_of, self._pixels, data, tenant=images.tenant)
+            found = await asyncio.get_running_loop().run_in_executor(self._thread, find)
         await images.noted(number, likeness=found or UNLIKE)
 
     async def _describe(self, images: ConversationImages, number: int, eyes: Courteous) -> None:

@@ -19,29 +19,41 @@ from cache.holders import Holders
 from cache.image import ImageLimits
 from cache.looks import Looks
 from cache.open import open_store
+from cache.pixels.pool import Pixels
 from cache.rows import Rows
-from cache.sources.fetch import Fetch
+from cache.sources.fetch import AT_ONCE, EACH, Fetch
 from cache.sources.location import AllowedHost
 from cache.sources.remote_images import RemoteImages
 from cache.store import Store, StoreError
 from cache.tables import Tables
-from router import endpoints, health
+from router import count_tokens, endpoints, health, pass_through
+from router.admin import api
+from router.admin.auth import Auth
+from router.admin.events import Bus
+from router.admin.service import Admin, changes_to, open_admin
+from router.admin.thumbnails import Thumbnails
 from router.afterwards import Afterwards
 from router.bodies import Bodies
 from router.brain import Brain
 from router.caption import Captions
 from router.config import Settings, TextSettings, VisionSettings
+from router.conversations import Conversations
+from router.counting import Counting
 from router.door import Caller, Door, Endpoint
 from router.endpoints import Rooms
-from router.errors import NoSuchPath
-from router.health import Readiness
+from router.errors import ChiasmError, NoSuchPath
+from router.health import Pulse, Readiness
 from router.hidden_turns import HiddenTurns
 from router.http_client import http_client
 from router.ingest import Ingest
 from router.preparation import Preparation
+from router.protocol.chat.writer import error_body
+from router.protocol.messages.errors import error_body as messages_error_body
+from router.readable import ReadableBlobs
 from router.response import Receive, Send
 from router.since import Since
 from router.upstream import Upstream
+from tools.places import Places
 from tools.vision.backend import VisionBackend
 from tools.vision.courteous import Courteous
 from tools.vision.open import open_eyes
@@ -60,16 +72,35 @@ def create_app(settings: Settings) -> Starlette:
     keys = [key.get_secret_value() for key in settings.server.api_keys]
     bodies = Bodies(largest=int(settings.server.max_body_mib * 2**20), tenants=len(keys))
 
-    def door(endpoint: Endpoint, *methods: str, open_to_all: bool = False) -> Door:
-        return Door(endpoint, methods=methods, api_keys=keys, bodies=bodies, open_to_all=open_to_all)
+    def door(
+        endpoint: Endpoint,
+        *methods: str,
+        open_to_all: bool = False,
+        error_body: Callable[[ChiasmError], dict[str, Any]] = error_body,
+    ) -> Door:
+        return Door(
+            endpoint,
+            methods=methods,
+            api_keys=keys,
+            bodies=bodies,
+            open_to_all=open_to_all,
+            error_body=error_body,
+        )
 
     app = _Application(
         routes=[
             Route("/v1/chat/completions", door(endpoints.chat_completions, "POST")),
+            Route("/v1/messages", door(endpoints.messages, "POST", error_body=messages_error_body)),
+            Route("/v1/messages/count_tokens", door(count_tokens.messages, "POST", error_body=messages_error_body)),
             Route("/v1/models", door(endpoints.models, "GET", "HEAD")),
             Route("/v1/models/{model:path}", door(endpoints.models, "GET", "HEAD")),
+            Route("/v1/completions", door(pass_through.completions, "POST")),
+            Route("/v1/embeddings", door(pass_through.embeddings, "POST")),
+            *[Route(path, door(pass_through.tokenize, "POST")) for path in ("/tokenize", "/v1/tokenize")],
+            *[Route(path, door(pass_through.detokenize, "POST")) for path in ("/detokenize", "/v1/detokenize")],
             Route("/healthz", door(health.healthz, "GET", "HEAD", open_to_all=True)),
             Route("/readyz", door(health.readyz, "GET", "HEAD", open_to_all=True)),
+            *api.routes(Auth(settings.server.admin_key.get_secret_value())),
         ],
         lifespan=lambda _: _lifespan(settings),
     )
@@ -107,15 +138,12 @@ async def _no_such_path(caller: Caller, scope: Any, receive: Receive, send: Send
 
 def without_effect(settings: Settings) -> list[str]:
     """Options that were set and do nothing yet, a line each: nobody should find out by waiting for their effect."""
-    names: list[str] = []
-    if settings.server.admin_key.get_secret_value():
-        names.append("[server] admin_key")
-    names += [f"[[vision]] #{number} engine" for number, eyes in enumerate(settings.vision, 1) if eyes.engine != "auto"]
+    names = [f"[[vision]] #{number} engine" for number, eyes in enumerate(settings.vision, 1) if eyes.engine != "auto"]
     return [f"{name} has no effect in this version" for name in names]
 
 
 @asynccontextmanager
-async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms | Readiness]]:
+async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms | Readiness | Pulse | Admin]]:
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(http_client())
         store = open_configured_store(settings)
@@ -124,11 +152,16 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms | Readi
             max_bytes=int(settings.images.max_image_mib * 2**20),
             max_pixels=int(settings.images.max_megapixels * 1_000_000),
         )
-        eyes = [_open_eyes(one, client, limits, askers=len(settings.server.api_keys)) for one in settings.vision]
+        pixels = Pixels(limits)
+        stack.push_async_callback(asyncio.to_thread, pixels.close)
+        askers = len(settings.server.api_keys)
+        eyes = [_open_eyes(one, client, limits, pixels, askers=askers) for one in settings.vision]
         for one in eyes:
             stack.push_async_callback(one.close)
-        blobs, tables, rows = Blobs(store), Tables(store), Rows(store)
-        looks = Looks(store)
+        bus = Bus()
+        tables = Tables(store, changed=changes_to(bus))
+        blobs, rows = ReadableBlobs(store, pixels, limits), Rows(store)
+        looks, holders = Looks(store), Holders(store)
         load_limits = LoadLimits(
             settings.images.max_loaded, settings.images.keep_loaded, settings.images.max_loaded_tokens
         )
@@ -138,11 +171,11 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms | Readi
             rows=rows,
             limits=limits,
             load_limits=load_limits,
-            holders=Holders(store),
+            holders=holders,
             remote=_remote_images(settings, store, tables, blobs, limits, stack),
         )
         stack.callback(ingest.close)
-        afterwards = Afterwards(near=settings.images.keep_loaded)
+        afterwards = Afterwards(near=settings.images.keep_loaded, pixels=pixels)
         stack.push_async_callback(afterwards.close)
         hidden_turns = HiddenTurns(store, tables=tables)
         stack.push_async_callback(hidden_turns.close)
@@ -166,8 +199,38 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms | Readi
                 since=Since(store),
                 always_offer=settings.images.offer_tools == "always",
             ),
+            counting=Counting(
+                store=store,
+                limits=limits,
+                load_limits=load_limits,
+                pixels=pixels,
+                always_offer=settings.images.offer_tools == "always",
+            ),
         )
-        yield {"rooms": rooms, "readiness": readiness}
+        admin = open_admin(
+            settings=settings,
+            store=store,
+            tables=tables,
+            rows=rows,
+            blobs=blobs,
+            looks=looks,
+            deleting=Conversations(
+                store,
+                tables=tables,
+                rows=rows,
+                blobs=blobs,
+                holders=holders,
+                looks=looks,
+                hidden_turns=hidden_turns,
+            ),
+            brains=brains,
+            eyes=eyes,
+            thumbnails=Thumbnails(pixels, limits),
+            bus=bus,
+        )
+        pulse = Pulse()
+        stack.callback(pulse.stop)
+        yield {"rooms": rooms, "readiness": readiness, "pulse": pulse, "admin": admin}
         await rooms.last_words()
 
 
@@ -186,12 +249,15 @@ def _remote_images(
         hosts=[AllowedHost.of(host) for host in settings.images.allowed_hosts],
         networks=settings.images.allowed_networks,
         max_bytes=limits.max_bytes,
+        places=Places(AT_ONCE, each=EACH if len(settings.server.api_keys) > 1 else AT_ONCE),
     )
     stack.callback(fetch.close)
     return RemoteImages(fetch, store=store, tables=tables, blobs=blobs, limits=limits)
 
 
-def _open_eyes(eyes: VisionSettings, client: httpx.AsyncClient, limits: ImageLimits, *, askers: int) -> VisionBackend:
+def _open_eyes(
+    eyes: VisionSettings, client: httpx.AsyncClient, limits: ImageLimits, pixels: Pixels, *, askers: int
+) -> VisionBackend:
     opened = open_eyes(
         eyes.kind,
         name=eyes.name or "eyes",
@@ -205,6 +271,7 @@ def _open_eyes(eyes: VisionSettings, client: httpx.AsyncClient, limits: ImageLim
         timeout_seconds=eyes.timeout_seconds,
         limits=limits,
         askers=askers,
+        pixels=pixels,
     )
     return Courteous(opened)
 

@@ -13,11 +13,15 @@ from cache.store import StoreError
 from cache.table import ImageTable
 from cache.tables import Tables, place
 from router.conversation import Conversation
+from router.readable import CONVERTED, ReadableBlobs
+from tools.vision.backend import VisionBusy, VisionError
 
 log = logging.getLogger("chiasm.images")
 
 _KEPT_ANSWER = 2000
 """Characters of an answer kept in a row: enough to stand in for an image whose bytes are gone."""
+
+_KEPT_REASON = 200
 
 _SHORT = 80
 """Characters of a description in the table."""
@@ -82,6 +86,15 @@ class ConversationImages:
             log.warning("an image could not be read: %s", error)
             return None
 
+    async def readable(self, record: ImageRecord) -> tuple[bytes, str] | None:
+        """Its bytes as any server reads them, and their media type; `None` if they are gone."""
+        data = await self.data(record.number)
+        if data is None or record.media_type not in CONVERTED:
+            return None if data is None else (data, record.media_type)
+        if not isinstance(self._blobs, ReadableBlobs):
+            return None
+        return await self._blobs.converted(self._conversation.tenant, record.digest, data)
+
     async def begin(self) -> None:
         """Keep an empty table: something is to be remembered before the conversation's first image."""
 
@@ -107,26 +120,64 @@ class ConversationImages:
     def is_loaded(self, number: int) -> bool:
         return number in self._table.loaded
 
-    async def looked(self, numbers: Sequence[int], task: str, answer: str, *, tokens: int) -> int:
+    async def looked(self, numbers: Sequence[int], task: str, answer: str, *, tokens: int, seconds: float = 0.0) -> int:
         """Somebody looked at these images and `tokens` of it stand in the prompt now: they are loaded, and most
-        recently used.  Answers the table's stamp."""
-        now = time.time()
+        recently used.  `seconds`: how long the eyes took; 0 where it was remembered.  Answers the table's stamp."""
+        await self.noted_look(numbers, task, answer, tokens=tokens, seconds=seconds)
+
+        def count(table: ImageTable) -> None:
+            table.looks += 1
+
+        return await self._use(numbers, tokens, described=len(numbers) == 1, beside=count)
+
+    async def noted_look(
+        self, numbers: Sequence[int], task: str, answer: str, *, tokens: int, seconds: float = 0.0
+    ) -> None:
+        """As `looked`, in the rows alone: what is loaded stays as it is."""
+        now, share = time.time(), tokens // max(1, len(numbers))
 
         def note(row: ImageRecord) -> None:
             row.last_beside = [number for number in numbers if number != row.number]
             row.looks += 1
+            row.tokens += share
+            row.seconds = round(seconds, 3) or row.seconds
             row.last_task = task[:_KEPT_ANSWER]
             row.last_answer = answer[:_KEPT_ANSWER]
             row.last_used = now
+            row.last_turn = self._conversation.turn or row.last_turn
             if not row.description and len(numbers) == 1:
                 row.description = short(answer)
 
         for number in numbers:
             await self._rows.change(self.where, number, note)
-        return await self._use(numbers, tokens, described=len(numbers) == 1)
+
+    async def failed(self, numbers: Sequence[int], error: VisionError) -> None:
+        """The eyes could not look.  One whose turn did not come says nothing of the images, and is not noted: in a
+        crowd each such note would be a write more."""
+        if isinstance(error, VisionBusy):
+            return
+        reason = str(error).partition(":")[0][:_KEPT_REASON]  # behind it stand the server's words
+
+        def note(row: ImageRecord) -> None:
+            row.errors += 1
+            row.last_error = reason
+
+        def count(table: ImageTable) -> None:
+            table.errors += 1
+
+        for number in numbers:
+            await self._rows.change(self.where, number, note)
+        await self._change(count)
 
     async def recalled(self, number: int, *, tokens: int) -> int:
         """A forgotten image is loaded again.  Answers the table's stamp."""
+        now = time.time()
+
+        def note(row: ImageRecord) -> None:
+            row.last_used = now
+            row.last_turn = self._conversation.turn or row.last_turn
+
+        await self._rows.change(self.where, number, note)
         return await self._use([number], tokens)
 
     async def noted(self, number: int, *, likeness: str = "", description: str | None = None) -> None:
@@ -140,7 +191,14 @@ class ConversationImages:
         described = description is not None
         await self._change(lambda table: table.note(number, likeness=likeness, described=described))
 
-    async def _use(self, numbers: Sequence[int], tokens: int, *, described: bool = False) -> int:
+    async def _use(
+        self,
+        numbers: Sequence[int],
+        tokens: int,
+        *,
+        described: bool = False,
+        beside: Callable[[ImageTable], None] = lambda table: None,
+    ) -> int:
         share = tokens // max(1, len(numbers))
         of_tools = {number for number, row in (await self.records(numbers)).items() if row.origin == "tool"}
 
@@ -149,6 +207,7 @@ class ConversationImages:
                 table.use(number, share, tool=number in of_tools)
             if described:
                 table.note(numbers[0], described=True)
+            beside(table)
 
         await self._change(use)
         return self._table.stamp

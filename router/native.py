@@ -1,8 +1,9 @@
 """A request to a brain that has eyes itself: pixels in the places of the images that are loaded.
 
 An image part that every server can read stays as the client sent it, behind the words that give its number.  One in
-another dialect's form, or in base64 that only lenient readers take, becomes a reference, which is filled in from the
-store when the request goes out: as it was sent, some server would refuse it now and with every later request.
+another dialect's form, in base64 that only lenient readers take, or in a format that few servers read (HEIC, which goes
+out as JPEG or PNG), becomes a reference, which is filled in from the store when the request goes out: as it was sent,
+some server would refuse it now and with every later request.
 
 Pixels cannot stand in the middle of a text, nor in a tool's message (see `router.protocol.pictures`), nor can those of
 an image that nobody can read; there, as where an image is forgotten, are words.
@@ -25,6 +26,7 @@ from router.protocol.image_parts import FoundImage
 from router.protocol.ledger import Place
 from router.protocol.pictures import filled, label, reference, referenced, with_pictures
 from router.protocol.placeholders import inline_not_shown, not_shown
+from router.readable import CONVERTED
 from router.since import Since
 from tools.vision.pixel_tokens import pixel_tokens
 
@@ -89,8 +91,8 @@ class NativeSight:
         return {**request, "messages": filled(request["messages"], self._urls)}
 
     async def _url(self, record: ImageRecord) -> str | None:
-        data = await self._images.data(record.number)
-        return None if data is None else await asyncio.to_thread(_data_url, data, record.media_type)
+        found = await self._images.readable(record)
+        return None if found is None else await asyncio.to_thread(_data_url, *found)
 
 
 def _as_sent(messages: Sequence[Any], one: Placed, cuts: Cuts | None) -> Any:
@@ -98,6 +100,7 @@ def _as_sent(messages: Sequence[Any], one: Placed, cuts: Cuts | None) -> Any:
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, Mapping) else None
     plainly = part.get("type") == "image_url" and isinstance(url, str) and one.plain
+    plainly = plainly and one.record.media_type not in CONVERTED
     # Another media type than the image's own is refused by some (Anthropic's models behind OpenRouter).
     if not plainly or not str(url).startswith(f"data:{one.record.media_type};base64,"):
         return reference(one.record.number)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from cache.blobs import Blobs
 from cache.memory import MemoryStore
+from cache.pixels.pool import Pixels
 from cache.record import ImageRecord
 from cache.rows import Rows
 from cache.table import UNLIKE, ImageTable
@@ -83,9 +84,11 @@ async def finished(afterwards: Afterwards) -> None:
 
 @pytest.fixture
 async def afterwards() -> AsyncIterator[Afterwards]:
-    errands = Afterwards(near=3)
+    pixels = Pixels()
+    errands = Afterwards(near=3, pixels=pixels)
     yield errands
     await errands.close()
+    pixels.close()
 
 
 async def test_images_are_described_one_at_a_time_when_a_forgetting_comes_near(afterwards: Afterwards) -> None:
@@ -141,8 +144,10 @@ async def test_eyes_that_fail_are_left_alone(afterwards: Afterwards) -> None:
 
 
 async def test_closing_ends_what_runs() -> None:
-    these, eyes, afterwards = await images(count=3), Eyes(), Afterwards(near=3)
+    pixels = Pixels()
+    these, eyes, afterwards = await images(count=3), Eyes(), Afterwards(near=3, pixels=pixels)
     afterwards.consider(these, Courteous(eyes))
     await asyncio.sleep(0)
     await afterwards.close()
+    pixels.close()
     assert not afterwards.busy

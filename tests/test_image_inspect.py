@@ -129,7 +129,7 @@ def test_broken_exif_beside_sound_pixels_is_ignored() -> None:
         (b"\xef\xbb\xbf <?xml version='1.0'?>\n<!-- x -->\n<SVG>", "unsupported format SVG"),
         (b"<!DOCTYPE html><html>not found</html>", "not an image but an HTML page"),
         (b"%PDF-1.7 ...", "unsupported format PDF"),
-        (b"\x00\x00\x00\x20ftypheic\x00\x00\x00\x00", "unsupported format HEIC"),
+        (b"\x00\x00\x00\x20ftyphevc\x00\x00\x00\x00", "unsupported format HEIC sequence"),
         (b"\x00\x00\x00\x20ftypisom\x00\x00\x00\x00", "unsupported format video"),
         (b"RIFF\x24\x00\x00\x00WAVEfmt ", "not an image"),
         (encoded(gradient(), "TIFF"), "unsupported format TIFF"),

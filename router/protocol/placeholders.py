@@ -78,6 +78,7 @@ _FORMATS = {
     "image/bmp": "BMP",
     "image/tiff": "TIFF",
     "image/avif": "AVIF",
+    "image/heic": "HEIC",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tools.call import VisionUsage
@@ -46,6 +46,8 @@ class VisionAnswer:
     usage: VisionUsage
     whole: bool = True
     """It ended by itself.  One that was cut, at a limit or because it began to loop, is told but never remembered."""
+    seconds: float = field(default=0.0, compare=False)
+    """How long they took, the wait for a place counted; 0 where nobody looked."""
 
 
 class VisionError(Exception):

@@ -22,6 +22,11 @@ class Courteous:
     def __repr__(self) -> str:
         return f"<Courteous {self._eyes!r}, {self._looking} looks>"
 
+    @property
+    def looking(self) -> int:
+        """Looks that somebody waits for."""
+        return self._looking
+
     async def identity(self) -> str:
         return await self._eyes.identity()
 

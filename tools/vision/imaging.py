@@ -11,8 +11,8 @@ second that decoding and encoding a large one takes.
 Colour profiles are left behind too and the numbers kept: models are trained on pictures read that way, and a profile
 is one more hostile input to parse.
 
-Everything here is synchronous and holds up to about half a gigabyte for the largest accepted picture: run it in a
-small pool of threads.
+Everything here is synchronous.  What decodes takes up to a gigabyte for the largest accepted picture and is for a
+worker process: `tools.vision.sandboxed` has it done there.
 """
 
 from __future__ import annotations
@@ -78,27 +78,50 @@ def prepare(
     """Make `data` fit for a backend that takes up to `max_pixels` and no side below `min_side`.
 
     Sides of a picture that has to be scaled become multiples of `side_multiple`, so that a preprocessor that insists on
-    them has nothing left to scale.  Raises `VisionError`, and nothing else, whatever the bytes are.
+    them has nothing left to scale.  Raises `VisionError` whatever the bytes are, and `MemoryError`, but nothing else.
     """
+    wanted = {"max_pixels": max_pixels, "min_side": min_side, "side_multiple": side_multiple}
+    passed = pass_on(data, region, limits=limits, **wanted)
+    if passed is not None:
+        return passed
     info = _inspected(data, limits)
-    region = None if region == Region(0, 0, 1, 1) else region
-    content, canvas = fit(
-        info.width, info.height, max_pixels=max_pixels, min_side=min_side, side_multiple=side_multiple
-    )
-    if region is None and content == canvas == (info.width, info.height):
-        bare = _bare(data, info)
-        if bare is not None and len(bare) <= MAX_LOSSLESS_BYTES:
-            return Prepared(bare, info.media_type, info.width, info.height)
-    picture = _decoded(data, info, region)
+    picture = _decoded(data, info, region, limits)
     try:
-        return _encoded(picture, info, max_pixels=max_pixels, min_side=min_side, side_multiple=side_multiple)
+        return _encoded(picture, info, **wanted)
+    except MemoryError:
+        raise
     except Exception as error:
         raise VisionError("The picture could not be prepared for the vision model.", retryable=False) from error
 
 
+def pass_on(
+    data: bytes,
+    region: Region | None,
+    *,
+    max_pixels: int,
+    min_side: int,
+    side_multiple: int = 1,
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> Prepared | None:
+    """What `prepare` makes of a picture that need not be decoded for it; `None` for all others.  Raises as it does."""
+    info = _inspected(data, limits)
+    content, canvas = fit(
+        info.width, info.height, max_pixels=max_pixels, min_side=min_side, side_multiple=side_multiple
+    )
+    if region not in (None, _WHOLE) or not content == canvas == (info.width, info.height):
+        return None
+    bare = _bare(data, info)
+    if bare is None or len(bare) > MAX_LOSSLESS_BYTES:
+        return None
+    return Prepared(bare, info.media_type, info.width, info.height)
+
+
 def upright(data: bytes, region: Region | None, *, limits: ImageLimits = DEFAULT_LIMITS) -> Upright:
-    """Decode the first frame and cut out `region`.  Raises `VisionError`, and nothing else, whatever the bytes are."""
-    return _decoded(data, _inspected(data, limits), None if region == Region(0, 0, 1, 1) else region)
+    """Decode the first frame and cut out `region`.  Raises as `prepare` does."""
+    return _decoded(data, _inspected(data, limits), region, limits)
+
+
+_WHOLE = Region(0, 0, 1, 1)
 
 
 def fit(
@@ -142,10 +165,11 @@ def _inspected(data: bytes, limits: ImageLimits) -> ImageInfo:
         raise VisionError(f"The picture cannot be used: {error.reason}.", retryable=False) from error
 
 
-def _decoded(data: bytes, info: ImageInfo, region: Region | None) -> Upright:
+def _decoded(data: bytes, info: ImageInfo, region: Region | None, limits: ImageLimits) -> Upright:
     try:
         image: Image.Image = open_image(data, info.media_type)
         image.load()
+        _check_decoded(image, limits)
         if info.orientation in _TURNS:
             image = image.transpose(_TURNS[info.orientation])
         notes: list[str] = []
@@ -153,14 +177,22 @@ def _decoded(data: bytes, info: ImageInfo, region: Region | None) -> Upright:
             notes.append("first frame of an animation")
         width, height = image.size
         left = top = 0
-        if region is not None:
+        if region not in (None, _WHOLE):
             left, top, right, bottom = box(region, width, height)
             image = image.crop((left, top, right, bottom))
             notes.append(f"the part {left},{top},{right - left},{bottom - top} (x,y,w,h) of {width}x{height} pixels")
         return Upright(_plain(image), left, top, width, height, tuple(notes))
+    except MemoryError:
+        raise
     except Exception as error:
         # The header is sound, so it is the pixel data that is not; a decoder says so in many ways.
         raise VisionError("The picture is damaged: its pixels cannot be decoded.", retryable=False) from error
+
+
+def _check_decoded(image: Image.Image, limits: ImageLimits) -> None:
+    """HEIC may tell its decoder another size than it told us."""
+    if image.width * image.height > limits.max_pixels:
+        raise ValueError(image.size)
 
 
 _TURNS = {
@@ -222,8 +254,11 @@ def _encoded(picture: Upright, info: ImageInfo, *, max_pixels: int, min_side: in
         filled.paste(image)
         image = filled
         notes.append(f"filled up with white to {_size(canvas)}")
-    data, media_type = _written(image, lossy_source=info.media_type == "image/jpeg")
+    data, media_type = _written(image, lossy_source=info.media_type in _LOSSY)
     return Prepared(data, media_type, *image.size, note="; ".join(notes))
+
+
+_LOSSY = frozenset({"image/jpeg", "image/heic"})
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -7,16 +7,15 @@ region is asked for, so that the brain can look closer at what it found.
 The models are handed over by path.  Left to itself RapidOCR would compare checksums and download what it misses; with
 a path it only opens the file.
 
-Recognition runs in threads of its own, since onnxruntime computes without the interpreter lock.  A thread cannot be
-stopped from outside: a cancelled look frees its waiter at once, but the picture in work is finished, and the next look
-waits for that.
+Pictures are decoded by workers of `cache.pixels`; what comes here is pixels.  Recognition runs in threads of its own,
+since onnxruntime computes without the interpreter lock.  A thread cannot be stopped from outside: a cancelled look
+frees its waiter at once, but the picture in work is finished, and the next look waits for that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,13 +26,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from PIL import Image
-
 from cache.image import DEFAULT_LIMITS, ImageLimits
+from cache.pixels.pool import Pixels
 from tools.call import VisionUsage
 from tools.places import LineTooLong
 from tools.vision.backend import VisionAnswer, VisionBusy, VisionError, VisionImage, VisionQuery
-from tools.vision.imaging import upright
+from tools.vision.sandboxed import Search, searchable
 from tools.vision.special_tokens import neutralise
 from tools.vision.turns import places_for
 
@@ -83,8 +81,12 @@ class OcrEyes:
         timeout_seconds: float = 120.0,
         limits: ImageLimits = DEFAULT_LIMITS,
         askers: int = 1,
+        pixels: Pixels | None = None,
     ) -> None:
+        """`pixels`: who decodes pictures; else workers of its own, which end with it."""
         self.name = name
+        self._pixels = pixels or Pixels(limits)
+        self._own_pixels = pixels is None
         self._places = places_for(max_concurrency, askers)
         self._timeout = timeout_seconds
         self._limits = limits
@@ -101,7 +103,7 @@ class OcrEyes:
         try:
             async with asyncio.timeout(self._timeout), self._places.of(query.asker):
                 # One job per picture, so that a cancelled look has at most one of them still in work.
-                sections = [await self._read(image) for image in query.images]
+                sections = [await self._read(image, query.asker) for image in query.images]
         except VisionError:
             raise
         except LineTooLong:
@@ -131,21 +133,23 @@ class OcrEyes:
     async def close(self) -> None:
         """Take no more looks; a picture in work is finished by its thread."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._own_pixels:
+            await asyncio.to_thread(self._pixels.close)
 
-    async def _read(self, image: VisionImage) -> str:
+    async def _read(self, image: VisionImage, asker: str) -> str:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._section, image)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._section, image, asker)
         except VisionError as error:
             raise VisionError(f"[Image #{image.number}]: {error}", retryable=error.retryable) from error
 
-    def _section(self, image: VisionImage) -> str:
+    def _section(self, image: VisionImage, asker: str) -> str:
         engine = self._loaded()
-        picture = upright(image.data, image.region, limits=self._limits)
+        wanted = Search(LONGEST_SIDE, MOST_PIXELS, WIDEST_RATIO, SHORTEST_SIDE)
+        picture = searchable(self._pixels, image.data, image.region, wanted, limits=self._limits, tenant=asker)
         notes = list(picture.notes)
-        shown, scale = _searchable(picture.pixels)
-        if scale < 1:
+        if picture.scale < 1:
             notes.append("scaled down for recognition, so ask for a region where small text is missing or wrong")
-        lines = _in_reading_order(_lines(engine(shown), scale, picture.left, picture.top))
+        lines = _in_reading_order(_lines(engine(picture.pixels), picture.scale, picture.left, picture.top))
         title = f"[Image #{image.number}], {picture.width}x{picture.height} pixels"
         title += f" ({'; '.join(notes)})" if notes else ""
         if not lines:
@@ -202,21 +206,6 @@ def _open_engine() -> Any:
             **{f"{part}.model_path": str(path) for part, path in models.items()},
         }
     )
-
-
-def _searchable(pixels: Image.Image) -> tuple[Image.Image, float]:
-    """The picture in a size and shape that detection can afford, and how much it was scaled."""
-    width, height = pixels.size
-    scale = min(1.0, LONGEST_SIDE / max(width, height), math.sqrt(MOST_PIXELS / (width * height)))
-    if scale < 1:
-        width, height = max(1, round(width * scale)), max(1, round(height * scale))
-        pixels = pixels.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    short = max(SHORTEST_SIDE, math.ceil(max(width, height) / WIDEST_RATIO))
-    if min(width, height) < short:
-        canvas = Image.new(pixels.mode, (max(width, short), max(height, short)), "white")
-        canvas.paste(pixels)
-        pixels = canvas
-    return pixels, scale
 
 
 def _lines(found: Any, scale: float, left: int, top: int) -> Iterable[_Line]:

@@ -7,6 +7,7 @@ from typing import Literal, assert_never
 import httpx
 
 from cache.image import DEFAULT_LIMITS, ImageLimits
+from cache.pixels.pool import Pixels
 from tools.vision.backend import VisionBackend
 from tools.vision.ocr import OcrEyes
 from tools.vision.openai import OpenAIEyes
@@ -29,8 +30,10 @@ def open_eyes(
     timeout_seconds: float = 120.0,
     limits: ImageLimits = DEFAULT_LIMITS,
     askers: int = 1,
+    pixels: Pixels | None = None,
 ) -> VisionBackend:
-    """Make the eyes of `kind`; arguments as in a `[[vision]]` table, and how many `askers` there can be.
+    """Make the eyes of `kind`; arguments as in a `[[vision]]` table, how many `askers` there can be, and
+    who decodes pictures (else each has workers of its own).
 
     Opens no connection and loads no model.
 
@@ -40,7 +43,7 @@ def open_eyes(
     match kind:
         case "ocr":
             # A second recognition would only share the same cores, at another half gigabyte.
-            return OcrEyes(name=name, timeout_seconds=timeout_seconds, limits=limits, askers=askers)
+            return OcrEyes(name=name, timeout_seconds=timeout_seconds, limits=limits, askers=askers, pixels=pixels)
         case "qwen" | "openai":
             if client is None or not base_url:
                 raise ValueError(f"eyes {name!r} of kind {kind!r} need a client and a base_url ending in /v1")
@@ -57,6 +60,7 @@ def open_eyes(
                 timeout_seconds=timeout_seconds,
                 limits=limits,
                 askers=askers,
+                pixels=pixels,
             )
         case _:
             assert_never(kind)

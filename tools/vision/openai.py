@@ -30,11 +30,12 @@ import orjson
 import pybase64
 
 from cache.image import DEFAULT_LIMITS, ImageLimits
-from tools.places import LineTooLong
+from cache.pixels.pool import Pixels
+from tools.places import LineTooLong, Places
 from tools.vision.backend import VisionAnswer, VisionBusy, VisionError, VisionImage, VisionQuery
-from tools.vision.imaging import prepare
 from tools.vision.question import SYSTEM, Shown, notes_for_brain, question
 from tools.vision.reply import Reply, read_reply
+from tools.vision.sandboxed import prepared
 from tools.vision.server_words import complaint, server_words
 from tools.vision.turns import places_for
 
@@ -50,9 +51,6 @@ MAX_PAUSE_SECONDS = 10.0
 
 MAX_REPLY_BYTES = 8 * 1024 * 1024
 """Far above any answer; keeps a broken server from filling the memory."""
-
-PREPARING_THREADS = 2
-"""Each may hold half a gigabyte of pixels for a moment, see `imaging`."""
 
 SECOND_BUDGET = 4096
 """Least budget, in tokens, of a second attempt after an empty answer."""
@@ -125,6 +123,7 @@ class OpenAIEyes:
         limits: ImageLimits = DEFAULT_LIMITS,
         profile: EyesProfile = OPENAI,
         askers: int = 1,
+        pixels: Pixels | None = None,
     ) -> None:
         self.name = name
         self._client = client
@@ -138,9 +137,14 @@ class OpenAIEyes:
         self._timeout = timeout_seconds
         self._limits = limits
         self._profile = profile
+        self._pixels = pixels or Pixels(limits)
+        self._own_pixels = pixels is None
         self._refused_fields: frozenset[str] = frozenset()
         self._budget: _Budget = "max_tokens"
-        self._threads = ThreadPoolExecutor(PREPARING_THREADS, thread_name_prefix=f"eyes-{name}")
+        # They wait for the workers that decode, strip what needs no decoding, and encode base64.
+        self._threads = ThreadPoolExecutor(self._pixels.size, thread_name_prefix=f"eyes-{name}")
+        # Where there are several askers, pictures that take their whole time never hold all of them.
+        self._preparing = Places(self._pixels.size, each=max(1, self._pixels.size - (askers > 1)))
 
     def __repr__(self) -> str:
         model = self._model or self._listed or "first listed"
@@ -203,12 +207,14 @@ class OpenAIEyes:
         return None if listed or self._model else "the vision server lists no models"
 
     async def close(self) -> None:
-        """End the threads; the client belongs to who made it."""
+        """End the threads; the client, and workers that were given, belong to who made them."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._own_pixels:
+            await asyncio.to_thread(self._pixels.close)
 
     async def _answer(self, query: VisionQuery) -> VisionAnswer:
         # One after the other, so that a cancelled look leaves at most one picture in work.
-        pictures = [await self._prepared(image) for image in query.images]
+        pictures = [await self._prepared(image, query.asker) for image in query.images]
         shown = [picture.shown for picture in pictures]
         parts = [*(picture.part for picture in pictures), _json({"type": "text", "text": question(query, shown)})]
         model = self._model or self._listed or await self._first_listed()
@@ -223,24 +229,27 @@ class OpenAIEyes:
         whole = reply.ended and not reply.refusal
         return VisionAnswer(_with_notes(reply, notes_for_brain(shown)), usage, whole)
 
-    async def _prepared(self, image: VisionImage) -> _Picture:
+    async def _prepared(self, image: VisionImage, asker: str) -> _Picture:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._prepare, image)
+            async with self._preparing.of(asker):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, self._prepare, image, asker)
         except VisionError as error:
             raise VisionError(f"[Image #{image.number}]: {error}", retryable=error.retryable) from error
 
-    def _prepare(self, image: VisionImage) -> _Picture:
-        prepared = prepare(
+    def _prepare(self, image: VisionImage, asker: str) -> _Picture:
+        ready = prepared(
+            self._pixels,
             image.data,
             image.region,
             max_pixels=self._profile.max_pixels,
             min_side=self._profile.min_side,
             side_multiple=self._profile.side_multiple,
             limits=self._limits,
+            tenant=asker,
         )
-        url = b"data:" + prepared.media_type.encode() + b";base64," + pybase64.b64encode(prepared.data)
+        url = b"data:" + ready.media_type.encode() + b";base64," + pybase64.b64encode(ready.data)
         part = b'{"type":"image_url","image_url":{"url":"' + url + b'"}}'
-        return _Picture(part, Shown(image.number, prepared.width, prepared.height, prepared.note))
+        return _Picture(part, Shown(image.number, ready.width, ready.height, ready.note))
 
     async def _complete(self, model: str, parts: list[bytes], *, thinking: bool, budget: int) -> Reply:
         wanted = self._profile.thinking if thinking else self._profile.answering

@@ -15,6 +15,7 @@ from __future__ import annotations
 import httpx
 
 from cache.image import DEFAULT_LIMITS, ImageLimits
+from cache.pixels.pool import Pixels
 from tools.vision.openai import EyesProfile, OpenAIEyes
 
 _COMMON = {"top_k": 20, "min_p": 0, "presence_penalty": 0}
@@ -45,6 +46,7 @@ class QwenEyes(OpenAIEyes):
         timeout_seconds: float = 120.0,
         limits: ImageLimits = DEFAULT_LIMITS,
         askers: int = 1,
+        pixels: Pixels | None = None,
     ) -> None:
         super().__init__(
             client,
@@ -59,4 +61,5 @@ class QwenEyes(OpenAIEyes):
             limits=limits,
             profile=QWEN,
             askers=askers,
+            pixels=pixels,
         )
