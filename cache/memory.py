@@ -51,6 +51,11 @@ class MemoryStore:
     def __repr__(self) -> str:
         return f"<MemoryStore {len(self._entries)} entries, {self._bytes}/{self._max_bytes} bytes>"
 
+    @property
+    def bytes_held(self) -> int:
+        """As counted for `max_bytes`."""
+        return self._bytes
+
     async def get(self, key: str) -> bytes | None:
         return self._use(key)
 

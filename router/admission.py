@@ -110,7 +110,7 @@ class Admission:
         key = f"{tenant}/{wire_digest}"
         known = self._seen.get(key)
         since = max(since, self.clock() - _TRUSTED_SECONDS)
-        if known is not None and (known.facts.problem or known.kept_at > since):
+        if known is not None and (known.facts.problem or (known.kept_at > since and not self._gone(tenant, known))):
             return known
         facts, data = await self._in_thread(tenant, _open, payload, self._limits)
         if data is not None:
@@ -124,6 +124,10 @@ class Admission:
         seen = Seen(facts, self.clock())
         self._seen.put(key, seen)
         return seen
+
+    def _gone(self, tenant: str, known: Seen) -> bool:
+        """Whoever wanted its bytes since then did not get them; here they are again."""
+        return self._blobs.missed(tenant, known.facts.digest)
 
 
 def _sha256(data: memoryview) -> str:

@@ -7,13 +7,18 @@ goes to the log, once whenever it changes.
 *   *not ready* (503): a brain or its eyes cannot be used;
 *   *degraded* (503, too, because not all is usable): the store cannot be used.  Answers go on: what it would remember
     is looked at and sent again.  Who puts several routers on one store behind a balancer may want to let this one pass;
-*   *ready* (200).
+*   *ready* (200);
+*   *draining* (503): the process was told to end.  Nobody else is asked about anything then.
+
+`/healthz` asks nobody.  It fails only while the event loop stands still for so long (`MOST_LAG_SECONDS`) that a new
+process would serve better.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -31,6 +36,12 @@ log = logging.getLogger("chiasm.health")
 
 PROBE_SECONDS = 5.0
 FRESH_SECONDS = 2.0
+
+WATCHED_SECONDS = 60.0
+"""Who asks `/readyz` more rarely than this does not go by it."""
+
+MOST_LAG_SECONDS = 5.0
+_BEAT_SECONDS = 1.0
 
 State = Literal["ok", "unreachable", "refuses the key", "broken", "no answer", "left alone", "not usable"]
 """How one of them is.  "left alone": it was out of reach several times in a row, and the circuit breaker is open."""
@@ -54,9 +65,19 @@ class Readiness:
         self._probe: asyncio.Task[dict[str, State]] | None = None
         self._fresh_until = 0.0
         self._logged: dict[str, str] = {}
+        self._asked_at = -math.inf
+        self.draining = False
+        """Set once the process was told to end."""
+
+    def is_watched(self) -> bool:
+        """Whether somebody goes by what this says."""
+        return asyncio.get_running_loop().time() - self._asked_at < WATCHED_SECONDS
 
     async def now(self) -> tuple[int, dict[str, Any]]:
         """The status, and the answer's body."""
+        self._asked_at = asyncio.get_running_loop().time()
+        if self.draining:
+            return 503, {"status": "draining", "checks": {}, "breakers": {}, "notes": []}
         states = await self._states()
         sick = {label for label, state in states.items() if state != "ok"}
         status = "ready" if not sick else "degraded" if sick == {"store"} else "not ready"
@@ -140,9 +161,41 @@ async def _store(store: Store) -> _Checked:
     return _OK if given == b"1" else ("not usable", "it does not give back what was put")
 
 
+class Pulse:
+    """How late the event loop is: a timer that notes when it should have come."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lag = 0.0
+        self._due = self._loop.time()
+        self._timer: asyncio.TimerHandle
+        self._beat()
+
+    @property
+    def lag(self) -> float:
+        """Seconds: of the last beat, or of the one that is overdue."""
+        return max(self._lag, self._loop.time() - self._due)
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _beat(self) -> None:
+        now = self._loop.time()
+        self._lag = now - self._due
+        self._due = now + _BEAT_SECONDS
+        self._timer = self._loop.call_at(self._due, self._beat)
+
+
 async def healthz(caller: Caller, scope: Any, receive: Receive, send: Send) -> None:
     """`GET /healthz`: the process is alive; asks nobody."""
-    await send_json(send, 200, b'{"status":"ok"}', {"x-request-id": caller.request_id})
+    pulse = scope["state"]["pulse"]
+    assert isinstance(pulse, Pulse)
+    headers = {"x-request-id": caller.request_id}
+    if pulse.lag < MOST_LAG_SECONDS:
+        await send_json(send, 200, b'{"status":"ok"}', headers)
+    else:
+        log.error("the event loop stood still for %.1f s", pulse.lag)
+        await send_json(send, 503, b'{"status":"stalled"}', headers)
 
 
 async def readyz(caller: Caller, scope: Any, receive: Receive, send: Send) -> None:

@@ -8,12 +8,15 @@ everybody's prompts somewhere else.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Self
 
 import aiohttp
 import httpx
+from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from httpx_aiohttp import AiohttpTransport
 
@@ -34,11 +37,58 @@ BROKEN: tuple[type[Exception], ...] = (httpx.HTTPError, aiohttp.ClientError, Htt
 as a status line or a chunk that is none."""
 
 
+class _Response(aiohttp.ClientResponse):
+    """A response whose reader learns of the end of its connection in every case.
+
+    A body that cannot be parsed any further (a chunk that is none) makes aiohttp 3.14 close the connection and forget
+    who reads the body: the error is kept for whoever waits for the headers, and he has them.  The reader would wait
+    until its own patience is at an end.
+    """
+
+    async def start(self, connection: Connection) -> Self:
+        await super().start(connection)
+        protocol, body = connection.protocol, self.content
+        if protocol is None or body.is_eof():
+            return self
+        closed = protocol.closed
+        if closed is None:
+            _break_off(body)
+            return self
+
+        def over(_: asyncio.Future[None]) -> None:
+            _break_off(body)
+
+        # Once for the connection, or an error that nobody asks for is logged; and once for each body.
+        closed.remove_done_callback(_noted)
+        closed.add_done_callback(_noted)
+        closed.add_done_callback(over)
+
+        def whole() -> None:
+            closed.remove_done_callback(over)
+
+        body.on_eof(whole)
+        return self
+
+
+def _noted(closed: asyncio.Future[None]) -> None:
+    if not closed.cancelled():
+        closed.exception()
+
+
+def _break_off(body: aiohttp.StreamReader) -> None:
+    if not body.is_eof() and body.exception() is None:
+        body.set_exception(aiohttp.ClientPayloadError("the connection was closed in the middle of a body"))
+
+
 @asynccontextmanager
 async def http_client() -> AsyncIterator[httpx.AsyncClient]:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
     session = aiohttp.ClientSession(
-        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, read_bufsize=2**16
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        read_bufsize=2**16,
+        response_class=_Response,
     )
     async with httpx.AsyncClient(
         transport=AiohttpTransport(client=session),

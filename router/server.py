@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from starlette.applications import Starlette
@@ -19,7 +19,8 @@ from router.app import create_app, open_configured_store, without_effect
 from router.config import ConfigError, Settings, TextSettings
 from router.connection import KEEP_ALIVE_SECONDS, Connection
 from router.draining import Workers, draining
-from router.log_lines import LogLines
+from router.log_lines import FORMATTERS
+from router.metrics import shared_folder
 
 _BACKLOG = 2048
 
@@ -49,7 +50,7 @@ def serve(settings: Settings, *, workers: int = 1) -> None:
         drain_seconds=max(1, round(settings.server.drain_seconds)),
     )
     print(greeting(settings, listening.getsockname()[1]), flush=True)  # noqa: T201 (this is what the user waits for)
-    with listening:
+    with listening, shared_folder(workers):
         if workers > 1:
             Workers(config, sockets=[listening]).run()
         else:
@@ -131,7 +132,7 @@ async def _problem_of_the_store(settings: Settings) -> str:
 
 def _application(settings: Settings) -> Starlette:
     """Made in each worker, which is a fresh process."""
-    _logging()
+    _logging(settings.server.log_format)
     app = create_app(settings)
     rooms = app.router.lifespan_context
 
@@ -191,9 +192,9 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _logging() -> None:
+def _logging(form: Literal["text", "json"]) -> None:
     lines = logging.StreamHandler(sys.stderr)
-    lines.setFormatter(LogLines("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    lines.setFormatter(FORMATTERS[form]())
     logging.basicConfig(level=logging.INFO, handlers=[lines])
     # Their INFO lines hold whole URLs, and one line per request is ours.
     for name in ("httpx", "httpcore", "aiohttp", "uvicorn", "uvicorn.error", "sse_starlette", "PIL", "asyncio"):

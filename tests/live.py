@@ -37,7 +37,10 @@ from router.server import configured
 from tests.brain import Brain
 from tests.cards import card
 from tests.eyes import Eyes
-from tests.pure_splice import Answer, Call, read_stream
+from tests.speakers import CHAT, speaker_at, speaking
+from tests.speakers.answer import Answer
+from tests.speakers.chat import read_whole as read_whole
+from tests.speakers.speaker import Speaker
 
 DEADLINE: Final = 20.0
 """Seconds after which something hangs; nothing here takes one tenth of it."""
@@ -103,6 +106,8 @@ class Got:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    speaker: Speaker = CHAT
+    """Of the address that was asked."""
 
     @property
     def json(self) -> Any:
@@ -110,33 +115,12 @@ class Got:
 
     @property
     def error(self) -> dict[str, Any]:
-        error = self.json["error"]
-        assert error.keys() == {"message", "type", "param", "code"}, error
-        return dict(error)
+        return self.speaker.error(self.json, self.status)
 
 
-def read_whole(body: bytes) -> Answer:
-    """A `chat.completion` as an `Answer`, so that both ways of asking can be compared."""
-    raw = orjson.loads(body)
-    assert raw["object"] == "chat.completion"
-    choice = raw["choices"][0]
-    message = choice["message"]
-    assert message["role"] == "assistant"
-    calls = [
-        Call(call["id"], call["function"]["name"], call["function"]["arguments"])
-        for call in message.get("tool_calls", ())
-    ]
-    assert calls or "tool_calls" not in message, "an empty list of calls"
-    return Answer(
-        id=raw["id"],
-        created=raw["created"],
-        model=raw["model"],
-        text=message["content"] or "",
-        reasoning=message.get("reasoning_content", ""),
-        calls=calls,
-        finish=choice["finish_reason"],
-        usage=raw.get("usage"),
-    )
+def read_stream(stream: bytes, *, include_usage: bool = False) -> Answer:
+    """What the running test's speaker reads."""
+    return speaking().read_stream(stream, include_usage=include_usage)
 
 
 class Line:
@@ -145,6 +129,7 @@ class Line:
     def __init__(self, port: int, request: bytes, *, receive_buffer: int = 0) -> None:
         self._port = port
         self._request = request
+        self._speaker = speaker_at(request.split(b" ", 2)[1].decode("latin-1") if b" " in request else "")
         self._receive_buffer = receive_buffer
         self.raw = bytearray()
         """All that has arrived: head, framing and body."""
@@ -189,7 +174,8 @@ class Line:
             if not await self.more():
                 raise EOFError(bytes(self.raw))
         head, _, framed = bytes(self.raw).partition(b"\r\n\r\n")
-        return Got(int(head.split()[1]), self.headers, _dechunked(framed) if self._chunked else framed)
+        body = _dechunked(framed) if self._chunked else framed
+        return Got(int(head.split()[1]), self.headers, body, self._speaker)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -294,22 +280,28 @@ class House:
     eyes: Eyes
     port: int
     client: httpx.AsyncClient
+    speaker: Speaker = field(default_factory=speaking)
+    """In whose words clients ask."""
 
     async def send(
         self,
         body: Any,
         *,
-        path: str = "/v1/chat/completions",
+        path: str | None = None,
         method: str = "POST",
         headers: Mapping[str, str] | None = None,
     ) -> Got:
-        """One request, one whole response; `body` as bytes goes out as it is."""
+        """One request, one whole response.  Without a `path`, `body` is put into the speaker's words; as bytes it goes
+        out as it is."""
+        if path is None:
+            path = self.speaker.path
+            body = self.speaker.request(body) if isinstance(body, dict) else body
         content = body if isinstance(body, bytes) or body is None else orjson.dumps(body)
         async with asyncio.timeout(DEADLINE):
             response = await self.client.request(
                 method, path, content=content, headers={"content-type": "application/json", **(headers or {})}
             )
-        return Got(response.status_code, response.headers, response.content)
+        return Got(response.status_code, response.headers, response.content, speaker_at(path))
 
     async def get(self, path: str, **headers: str) -> Got:
         return await self.send(
@@ -327,16 +319,23 @@ class House:
         if fields.get("stream"):
             assert got.headers["content-type"].startswith("text/event-stream")
             wants_usage = (fields.get("stream_options") or {}).get("include_usage", False)
-            return read_stream(got.body, include_usage=wants_usage)
-        assert got.headers["content-type"] == "application/json"
-        return read_whole(got.body)
+            answer = got.speaker.read_stream(got.body, include_usage=wants_usage)
+        else:
+            assert got.headers["content-type"] == "application/json"
+            answer = got.speaker.read_whole(got.body)
+        theirs = {tool["function"]["name"] for tool in fields.get("tools") or ()}
+        assert not {"analyzeImage", "recallImage"} & {call.name for call in answer.calls} - theirs, "a tool of ours"
+        return answer
 
     def line(
         self, *messages: Any, headers: Mapping[str, str] | None = None, receive_buffer: int = 0, **fields: Any
     ) -> Line:
-        return Line(
-            self.port, post(orjson.dumps(body_of(messages, fields)), headers=headers), receive_buffer=receive_buffer
-        )
+        return Line(self.port, self.posted(*messages, headers=headers, **fields), receive_buffer=receive_buffer)
+
+    def posted(self, *messages: Any, headers: Mapping[str, str] | None = None, **fields: Any) -> bytes:
+        """A request on the wire."""
+        body = self.speaker.request(body_of(messages, fields))
+        return post(orjson.dumps(body), path=self.speaker.path, headers=headers)
 
 
 @contextmanager
@@ -401,9 +400,12 @@ class Footprint:
     def now(cls) -> Footprint:
         return cls(len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd")))
 
-    async def returns(self) -> None:
+    async def returns(self, *, within: float = DEADLINE) -> None:
         """Wait until no more is there than was then.  Idle connections are kept for two seconds by intent."""
-        await becomes(lambda: Footprint.now().tasks <= self.tasks and Footprint.now().descriptors <= self.descriptors)
+        await becomes(
+            lambda: Footprint.now().tasks <= self.tasks and Footprint.now().descriptors <= self.descriptors,
+            within=within,
+        )
 
 
 async def becomes(condition: Callable[[], bool], *, within: float = DEADLINE) -> None:

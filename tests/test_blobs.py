@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import cache.at_hand
+from cache.at_hand import SECONDS, AtHand
 from cache.blobs import INLINE_BYTES, Blobs
 from cache.disk import DiskStore
 from cache.memory import ENTRY_BYTES, MemoryStore
 from cache.store import Store, StoreError
+from tests.failing import FailingStore, broken
 
 pytestmark = pytest.mark.anyio
 
@@ -119,3 +122,67 @@ async def test_the_memory_store_forgets_what_lay_idle() -> None:
     assert await store.sweep() == 1
     assert await store.get("table/t/idle") is None
     assert await store.get("table/t/read") == b"x"
+
+
+# A store that does not take them
+
+
+async def test_what_the_store_does_not_take_can_be_looked_at_all_the_same() -> None:
+    store = FailingStore()
+    blobs = Blobs(store)
+    store.on_write = broken
+    digest = hashlib.sha256(b"picture").hexdigest()
+    with pytest.raises(StoreError):
+        await blobs.put("tenant", b"picture")
+    store.on_read = broken
+    assert await blobs.get("tenant", digest) == b"picture"
+    with pytest.raises(StoreError):
+        await blobs.get("another", digest)
+
+
+async def test_what_is_at_hand_goes_when_the_store_takes_it_or_it_is_deleted() -> None:
+    store = FailingStore()
+    blobs = Blobs(store)
+    digest = hashlib.sha256(b"picture").hexdigest()
+    for how in (blobs.put("tenant", b"picture"), blobs.delete("tenant", digest)):
+        store.on_write = broken
+        with pytest.raises(StoreError):
+            await blobs.put("tenant", b"picture")
+        store.on_write = lambda key: None
+        assert await how
+        await store.delete(f"blob/tenant/{digest}")
+        assert await blobs.get("tenant", digest) is None
+
+
+async def test_a_picture_that_the_store_did_not_give_is_missed_until_it_is_put_again() -> None:
+    store = FailingStore()
+    blobs = Blobs(store)
+    digest = await blobs.put("tenant", b"picture")
+    assert await blobs.get("tenant", digest) == b"picture"
+    assert not blobs.missed("tenant", digest)
+    store.on_read = broken
+    with pytest.raises(StoreError):
+        await blobs.get("tenant", digest)
+    assert blobs.missed("tenant", digest)
+    assert not blobs.missed("another", digest)
+    store.on_read = lambda key: None
+    assert await blobs.put("tenant", b"picture") == digest
+    assert not blobs.missed("tenant", digest)
+
+
+def test_what_is_at_hand_is_bounded_in_size_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(cache.at_hand, "MOST_BYTES", 10)
+    hand = AtHand(lambda: now)
+    hand.put("first", b"1" * 6)
+    now = 1
+    hand.put("second", b"2" * 4)
+    assert (hand.get("first"), hand.get("second")) == (b"1" * 6, b"2" * 4)
+    hand.put("third", b"3")
+    assert (hand.get("first"), hand.get("second"), hand.get("third")) == (None, b"2" * 4, b"3")
+    hand.put("larger than all", b"x" * 11)
+    assert repr(hand) == "<AtHand 0 values, 0 bytes>"
+    hand.put("late", b"4")
+    now += SECONDS
+    assert hand.get("late") is None
+    assert repr(hand) == "<AtHand 0 values, 0 bytes>"

@@ -7,7 +7,8 @@ it was, the next request is answered as if nothing had been, and nothing of it i
 
 Each row of a table is a fault, each column a phase; `cells` makes tests of them.  What another test shows already is
 named there instead of being done twice, and what cannot be is there with the reason.  `make test` runs some cells, so
-that each fault and each phase is met; `CHIASM_FAULTS=1` (`make test-faults`) runs all of them.
+that each fault and each phase is met, and a sample of those of the brain in each of the other wire formats;
+`CHIASM_FAULTS=1` (`make test-faults`) runs all of them in all.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ import tools.vision.openai
 from cache.disk import record_cache
 from cache.disk.record_cache import RecordCache
 from router.config import Settings
-from tests.brain import Asked, Brain, Hangs, HungUp, LoopbackServer, Script, Wire, chunk, event, looks, says, whole
+from tests.brain import Asked, Brain, Hangs, HungUp, LoopbackServer, Script, Wire, looks, says, whole
 from tests.eyes import Eyes, sees
 from tests.live import (
     Footprint,
@@ -58,7 +59,10 @@ from tests.live import (
     soon,
     user,
 )
-from tests.pure_splice import read_stream
+from tests.speakers import CHAT
+from tests.speakers.messages import UNTOLD
+from tests.speakers.pieces import Begins, Continues, Fails, Finishes, Opens, Saying
+from tests.speakers.speaker import Speaker, Voice
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
@@ -242,17 +246,22 @@ async def trickles(at: Moment) -> None:
 
 
 async def sends_an_error(at: Moment) -> None:
-    said = {"error": {"message": "CUDA error", "type": "error", "param": None, "code": 500}}
     if not at.begun:
         await opens(at)
-    await at.wire.send(event(said) if at.streamed else orjson.dumps(said))
+    if at.streamed:
+        for data in voice_of(at.asked.speaker).says(Fails("CUDA error")):
+            await at.wire.send(data)
+    else:
+        said = {"error": {"message": "CUDA error", "type": "error", "param": None, "code": 500}}
+        speaker = at.asked.speaker
+        await at.wire.send(orjson.dumps(said if speaker is CHAT else speaker.refusal("CUDA error", 500, None)))
     await at.wire.end()
 
 
 def refuses(status: int, retry_after: str = "") -> Fault:
     async def fault(at: Moment) -> None:
         headers = {"retry-after": retry_after} if retry_after else {}
-        said = {"error": {"message": "no room for this", "type": "error", "param": None, "code": None}}
+        said = at.asked.speaker.refusal("no room for this", status, None)
         await whole(said, status=status, headers=headers)(at.asked, at.wire)
 
     return fault
@@ -285,8 +294,6 @@ async def goes_on(at: Moment) -> None:
 REFUSED: Final = Failed(502, "upstream_unreachable")
 UNREACHED: Final = Failed(502, "upstream_reset|upstream_unreachable", asked=(2, 2))
 RESET: Final = Failed(502, "upstream_reset")
-UNFRAMED: Final = Failed(502, "upstream_reset|upstream_timeout")
-"""Now and then the HTTP client keeps the bad chunk to itself, and it is the silence behind it that ends the answer."""
 RESET_TWICE: Final = Failed(502, "upstream_reset", asked=(2, 2))
 SILENT: Final = Failed(504, "upstream_timeout", "said nothing")
 CUT: Final = Failed(502, "upstream_truncated")
@@ -328,7 +335,7 @@ BRAIN: Final[dict[str, BrainRow]] = {
     "ends": row(ends, NO_HEADERS, CUT, CUT, CUT, FINE, NO_HEADERS, GARBLED, GARBLED),
     "garbage": row(talks_garbage, UNREACHED, GARBLED, GARBLED, GARBLED, FINE, UNREACHED, GARBLED, GARBLED),
     "bad framing": row(
-        breaks_the_framing, NO_HEADERS, RESET_TWICE, UNFRAMED, UNFRAMED, FINE, NO_HEADERS, RESET_TWICE, RESET_TWICE
+        breaks_the_framing, NO_HEADERS, RESET_TWICE, RESET, RESET, FINE, NO_HEADERS, RESET_TWICE, RESET_TWICE
     ),
     "an event without end": row(
         never_ends_an_event,
@@ -519,10 +526,10 @@ GONE: Final = Told("no longer available", asked=0)
 
 STORE: Final[dict[str, StoreRow]] = {
     "disk full": StoreRow(
-        partial(failing_writes, blobs=errno.ENOSPC, records=sqlite3.SQLITE_FULL), GONE, FINE, FINE, FINE
+        partial(failing_writes, blobs=errno.ENOSPC, records=sqlite3.SQLITE_FULL), FINE, FINE, FINE, FINE
     ),
     "read-only": StoreRow(
-        partial(failing_writes, blobs=errno.EROFS, records=sqlite3.SQLITE_READONLY), GONE, FINE, FINE, FINE
+        partial(failing_writes, blobs=errno.EROFS, records=sqlite3.SQLITE_READONLY), FINE, FINE, FINE, FINE
     ),
     "locked": StoreRow(locked, FINE, FINE, FINE, FINE),
     "every entry corrupt": StoreRow(corrupted, FINE, GONE, FINE, FINE),
@@ -532,6 +539,15 @@ STORE: Final[dict[str, StoreRow]] = {
     "Redis slow": StoreRow(None, *[REDIS] * 4),
     "Redis full": StoreRow(None, *[REDIS] * 4),
     "Redis emptied": StoreRow(None, *[REDIS] * 4),
+    "Redis has no such name": StoreRow(
+        None, *[elsewhere("test_redis_store.py::test_a_server_whose_name_nobody_knows_is_a_store_error")] * 4
+    ),
+    "Redis lists without end": StoreRow(
+        None, *[elsewhere("test_redis_store.py::test_a_server_that_lists_without_end_is_not_listened_to_for_ever")] * 4
+    ),
+    "Redis is not there when the process starts": StoreRow(
+        None, *[elsewhere("test_start.py::test_without_redis_it_starts_with_one_line_of_warning_and_answers")] * 4
+    ),
     "Redis talks garbage": StoreRow(
         None, *[elsewhere("test_redis_store.py::test_garbage_is_never_anything_but_a_store_error_or_nothing")] * 4
     ),
@@ -593,13 +609,18 @@ def phase_of(cell: Cell) -> tuple[str, str, int]:
 
 CELLS: Final = list(cells())
 POSSIBLE: Final = [cell for cell in CELLS if not isinstance(cell.outcome, Elsewhere | Impossible)]
-RUN: Final = POSSIBLE if os.environ.get("CHIASM_FAULTS") else some_of(POSSIBLE)
+ALL: Final = bool(os.environ.get("CHIASM_FAULTS"))
+RUN: Final = POSSIBLE if ALL else some_of(POSSIBLE)
+
+IN_OTHER_FORMATS: Final = [cell for cell in RUN if cell.part == "brain"][:: 1 if ALL else 4]
+"""Eyes speak Chat Completions whoever asks, and stores nothing at all."""
 
 
 @pytest.mark.usefixtures("hasty")
+@pytest.mark.formats("chat")
 @pytest.mark.parametrize("cell", RUN, ids=str)
 async def test_a_fault_is_what_the_table_says_and_leaves_nothing_behind(
-    cell: Cell, names: Names, tmp_path: Path
+    cell: Cell, names: Names, tmp_path: Path, speaker: Speaker
 ) -> None:
     match cell.part:
         case "brain":
@@ -608,6 +629,29 @@ async def test_a_fault_is_what_the_table_says_and_leaves_nothing_behind(
             await eyes_fail(cell, names)
         case _:
             await store_fails(cell, tmp_path)
+
+
+async def test_what_a_fault_would_leave_behind_is_noticed(tmp_path: Path) -> None:
+    forgotten: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
+        (lambda: asyncio.ensure_future(asyncio.sleep(60)), asyncio.Task.cancel),
+        (socket.socket, socket.socket.close),
+        ((tmp_path / "forgotten").open, lambda file: file.close()),
+    ]
+    (tmp_path / "forgotten").touch()
+    for forget, let_go in forgotten:
+        before = Footprint.now()
+        thing = forget()
+        with pytest.raises(AssertionError, match="still not so"):
+            await before.returns(within=0.05)
+        let_go(thing)
+        await before.returns()
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.formats("messages", "responses")
+@pytest.mark.parametrize("cell", IN_OTHER_FORMATS, ids=str)
+async def test_a_fault_of_the_brain_is_the_same_in_other_formats(cell: Cell, names: Names, speaker: Speaker) -> None:
+    await brain_fails(cell, names)
 
 
 def test_every_cell_has_one_name_and_those_shown_elsewhere_are_shown_there() -> None:
@@ -653,34 +697,36 @@ def completion(words: str) -> bytes:
     return orjson.dumps({**ENVELOPE, "choices": [choice], "usage": usage})
 
 
-def pieces(phase: str, streamed: bool) -> tuple[list[bytes], list[bytes]]:
+def voice_of(speaker: Speaker) -> Voice:
+    return speaker.voice(Saying(1, ("Hello",), {}, "stop", (10, 1), True), {})
+
+
+def pieces(speaker: Speaker, phase: str, streamed: bool) -> tuple[list[bytes], list[bytes]]:
     """A good answer: what of it comes before the fault, and what does not."""
-    body = completion("Hello")
+    body = orjson.dumps(voice_of(speaker).whole())
     if not streamed:
         return ([body[:40]], [body[40:]]) if phase in ("whole_in_the_body", "in_the_body") else ([], [body])
-    words = [chunk("x", {"role": "assistant", "content": ""}), chunk("x", {"content": "Hello"})]
-    end, done = chunk("x", {}, finish="stop"), b"data: [DONE]\n\n"
+    voice = voice_of(speaker)
+    words = [*voice.says(Opens()), *voice.says("Hello")]
     arguments = orjson.dumps({"image": "1", "task": "And what else?"}).decode()
-    named = {"index": 0, "id": "c9", "type": "function", "function": {"name": "analyzeImage", "arguments": '{"ima'}}
-    begun = chunk("x", {"tool_calls": [named]})
-    ended = chunk("x", {"tool_calls": [{"index": 0, "function": {"arguments": arguments[5:]}}]})
-    calls = chunk("x", {}, finish="tool_calls")
     match phase:
         case "before_headers" | "before_the_first_event":
-            return [], [*words, end, done]
+            return [], [*words, *voice.closes()]
         case "in_the_text":
-            return words, [end, done]
+            return words, [*voice.closes()]
         case "in_a_call":
-            return [*words, begun], [ended, calls, done]
+            begun = [*words, *voice.says(Begins("analyzeImage", arguments[:5], "c9"))]
+            ended = [*voice.says(Continues(arguments[5:])), *voice.says(Finishes("tool_calls"))]
+            return begun, [*ended, *voice.closes()]
         case "after_the_finish_reason":
-            return [*words, end], [done]
+            return [*words, *voice.says(Finishes("stop"))], [*voice.closes()]
         case _:
             raise AssertionError(phase)
 
 
 def failing(server: LoopbackServer, fault: Fault, phase: str, *, streamed: bool, heard: asyncio.Event) -> Script:
     async def script(asked: Asked, wire: Wire) -> None:
-        before, rest = pieces(phase, streamed)
+        before, rest = pieces(asked.speaker, phase, streamed)
         begun = phase not in ("before_headers", "whole_before_headers")
         at = Moment(asked, wire, streamed, begun, rest)
         if begun:
@@ -720,7 +766,7 @@ async def named_house(cell: Cell, names: Names) -> AsyncIterator[House]:
     limits: dict[str, Any] = {}
     if cell.fault == "no such name":
         by_name = {"base_url": "http://server.test:80/v1"}
-    if cell.fault in ("hangs", "bad framing") and cell.part == "brain":
+    if cell.fault == "hangs" and cell.part == "brain":
         limits = {"first_byte_seconds": SILENCE, "idle_seconds": SILENCE}
     if cell.fault == "hangs" and cell.part == "eyes":
         limits = {"timeout_seconds": SILENCE}
@@ -815,7 +861,7 @@ def check_brain(got: Got, cell: Cell) -> None:
         case Failed(status, code, message, _, retry_after):
             if cell.streamed and (before or words):
                 assert got.status == 200
-                answer = read_stream(got.body)
+                answer = got.speaker.read_stream(got.body)
                 assert (answer.text, answer.calls) == ("\n\n".join([*before, *words]), [])
                 assert answer.error is not None
                 error = answer.error
@@ -823,7 +869,7 @@ def check_brain(got: Got, cell: Cell) -> None:
                 assert got.status == status, got.body
                 assert got.headers.get("retry-after", "") == retry_after
                 error = got.error
-            assert re.fullmatch(code, str(error["code"])), error
+            assert error["code"] is UNTOLD or re.fullmatch(code, str(error["code"])), error
             assert message in error["message"]
         case _:
             raise AssertionError(cell)
@@ -984,6 +1030,10 @@ LIMITS: Final[dict[str, Elsewhere]] = {
     ),
     "calls of one turn: words": elsewhere(
         "test_fairness.py::test_of_many_calls_in_one_turn_some_run_at_once_and_those_beyond_the_limit_are_told_so"
+    ),
+    "fetches of images kept for other tenants": elsewhere(
+        "test_sources.py::test_one_keys_images_that_never_come_keep_no_other_key_waiting",
+        "test_sources.py::test_who_asks_for_many_leaves_the_next_turn_to_another",
     ),
     "places kept for other tenants": elsewhere(
         "test_fairness.py::test_a_place_is_free_for_another_however_many_looks_one_has_under_way"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 import httpx
 import pytest
@@ -11,9 +12,10 @@ import pytest
 import router.health
 from cache.memory import MemoryStore
 from cache.store import StoreError
+from router.health import Pulse
 from tests.brain import Asked, Brain, Wire, nobody, refuses, says
 from tests.eyes import Eyes
-from tests.live import House, Options, live, running, soon, user
+from tests.live import House, Options, becomes, live, running, soon, user
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
@@ -118,3 +120,26 @@ async def test_a_server_that_never_answers_holds_nobody_up_for_long(monkeypatch:
         house.brain.models = hang
         ready = await soon(house.get("/readyz"))
         assert (ready.status, ready.json["checks"]["text brain"]) == (503, "no answer")
+
+
+# Alive
+
+
+async def test_the_pulse_notices_a_loop_that_stood_still_and_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router.health, "_BEAT_SECONDS", 0.01)
+    pulse = Pulse()
+    await asyncio.sleep(0.02)
+    time.sleep(0.5)  # noqa: ASYNC251 (this is what it is to notice)
+    assert pulse.lag > 0.4
+    await becomes(lambda: pulse.lag < 0.4)
+    pulse.stop()
+
+
+async def test_a_process_whose_loop_stands_still_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with live(log_may_say="the event loop stood still for .* s") as house:
+        assert (await house.get("/healthz")).status == 200
+        with monkeypatch.context() as stalled:
+            stalled.setattr(Pulse, "lag", router.health.MOST_LAG_SECONDS)
+            got = await house.get("/healthz")
+            assert (got.status, got.json) == (503, {"status": "stalled"})
+        assert (await house.get("/healthz")).status == 200

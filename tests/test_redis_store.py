@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import cache.redis.store
 from cache.blobs import Blobs
 from cache.breaker import FAILURES
 from cache.open import open_store
@@ -176,6 +177,16 @@ async def test_a_server_that_refuses_is_a_store_error(method: str) -> None:
         taken.bind(("127.0.0.1", 0))  # and not listening, so that nobody else will
         async with opened(f"redis://127.0.0.1:{taken.getsockname()[1]}") as store:
             assert await fails(METHODS[method](store)) == "Redis is out of reach"
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_server_whose_name_nobody_knows_is_a_store_error(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    async with opened(f"redis://:{SECRET}@redis.invalid:6379") as store:
+        assert await fails(METHODS[method](store)) == "Redis is out of reach"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -890,3 +901,27 @@ async def test_an_answer_is_the_same_when_redis_dies_in_the_middle_of_a_conversa
             assert ready.json["checks"]["store"] == "not usable"
             assert SECRET not in ready.body.decode()
     assert SECRET not in caplog.text
+
+
+# A listing without end
+
+
+@pytest.mark.parametrize("method", ["keys", "sweep"])
+@pytest.mark.parametrize("cursors", ["one", "ever others"])
+async def test_a_server_that_lists_without_end_is_not_listened_to_for_ever(
+    method: str, cursors: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache.redis.store, "MOST_PAGES", 50)
+    asked = 0
+
+    async def ask(*commands: Command, read: Callable[[list[object]], object], size: int = 0) -> object:
+        nonlocal asked
+        if commands[0][0] != "SCAN":
+            return read([1_000 for _ in commands])
+        asked += 1
+        return read([[b"7" if cursors == "one" else b"%d" % asked, [b"chiasm:x"]]])
+
+    async with opened("redis://127.0.0.1:1") as store:
+        monkeypatch.setattr(store._server, "ask", ask)
+        assert await fails(METHODS[method](store)) == "Redis lists its keys without coming to an end"
+    assert asked == (2 if cursors == "one" else 50)

@@ -32,7 +32,7 @@ from cache.memory import MemoryStore
 from cache.rows import Rows
 from cache.sources import fetch as fetch_module
 from cache.sources.addresses import dialled, may_be_dialled
-from cache.sources.fetch import Fetch, Patience, Resolve
+from cache.sources.fetch import EACH, Fetch, Patience, Resolve
 from cache.sources.location import AllowedHost, Location, allows
 from cache.sources.not_fetched import NotFetched
 from cache.sources.remote_images import RemoteImages
@@ -43,6 +43,7 @@ from router.ingest import Ingest, Ingested
 from tests.brain import looks, says
 from tests.failing import FailingStore, broken
 from tests.live import DEADLINE, assistant, becomes, live, picture, shown, text, user
+from tools.places import Places
 
 pytestmark = pytest.mark.anyio
 
@@ -199,7 +200,7 @@ async def fetching(
         networks=networks,
         max_bytes=max_bytes,
         patience=patience,
-        at_once=at_once,
+        places=Places(at_once),
         resolve=resolve or at("127.0.0.1"),
         trusted=trusted,
     )
@@ -719,12 +720,34 @@ async def test_waiting_for_a_place_ends_too() -> None:
         await asyncio.gather(waiting, return_exceptions=True)
 
 
+async def test_who_asks_for_many_leaves_the_next_turn_to_another() -> None:
+    async with pages() as there, fetching(there, at_once=1, patience=Patience(whole=DEADLINE)) as fetch:
+        there.pages["/a.png"] = says_http(picture())
+        gate = asyncio.Event()
+
+        async def slow(writer: asyncio.StreamWriter) -> None:
+            await gate.wait()
+            writer.write(says_http(picture(), connection="close"))
+            await writer.drain()
+
+        there.pages["/slow"] = slow
+        many = [asyncio.create_task(fetch.fetch(there.url("/slow"), "many")) for _ in range(20)]
+        await becomes(lambda: len(there.asked) == 1)
+        one = asyncio.create_task(fetch.fetch(there.url(), "one"))
+        await asyncio.sleep(0)
+        gate.set()
+        assert await one == picture()
+        assert [knock.path for knock in there.asked].index("/a.png") <= 2  # one turn may be taken already
+        assert await asyncio.gather(*many) == [picture()] * 20
+
+
 async def test_names_are_resolved_by_the_system_unless_told_otherwise() -> None:
     async with pages(a_png=says_http(picture())) as there:
         fetch = Fetch(
             hosts=[AllowedHost.of(f"localhost:{there.port}")],
             networks=[*LOOPBACK, ip_network("::1/128")],
             max_bytes=2**20,
+            places=Places(1),
         )
         try:
             assert await fetch.fetch(there.url(host="localhost")) == picture()
@@ -1034,6 +1057,24 @@ async def test_a_url_that_leads_inside_is_words_and_the_turn_goes_on() -> None:
         assert canary.connections == 0
     placeholder = house.brain.asked[0].messages[0]["content"][1]
     assert placeholder == text(f"[Image #1: unreadable, {INTERNAL}]\n")
+
+
+@pytest.mark.live
+async def test_one_keys_images_that_never_come_keep_no_other_key_waiting() -> None:
+    async with (
+        pages(a_png=says_http(picture(1))) as there,
+        live(images=open_to(there), server={"api_keys": ["many", "one"]}) as house,
+    ):
+        house.brain.answers = lambda asked: says("Hello.")
+        silent = [shown(there.url(f"/silent/{number}", "127.0.0.1")) for number in range(20)]
+        stuck = asyncio.create_task(house.chat(user("What are these?", *silent), headers={"x-api-key": "many"}))
+        await becomes(lambda: len(there.asked) == EACH)
+        mine = user("What is it?", shown(there.url("/a.png", "127.0.0.1")))
+        await house.chat(mine, headers={"x-api-key": "one"})
+        assert "attached PNG" in str(house.brain.asked[0].messages)
+        assert (stuck.done(), len(there.asked)) == (False, EACH + 1)
+        stuck.cancel()
+        await asyncio.gather(stuck, return_exceptions=True)
 
 
 @pytest.mark.live

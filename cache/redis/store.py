@@ -37,6 +37,9 @@ PREFIX = b"chiasm:"
 PAGE = 500
 """Keys looked at in one go while listing: a fraction of a millisecond of the server, which does nothing else then."""
 
+MOST_PAGES = 200_000
+"""A hundred million keys, which take more memory than such a server has.  What lists more is no Redis."""
+
 _FIRST = HEAD_BYTES + SMALL_BYTES
 """Bytes of a value that every look at it brings along: all of a small one."""
 
@@ -308,7 +311,8 @@ class RedisStore:
         """Names of entries, some at a time."""
         pattern = _SPECIAL.sub(rb"\\\g<0>", _name(prefix)) + b"*"
         cursor: bytes = b"0"
-        while True:
+        for _ in range(MOST_PAGES):
+            asked = cursor
             with self._open():
                 command = ("SCAN", cursor, "MATCH", pattern, "COUNT", PAGE, "TYPE", "string")
                 cursor, names = await self._server.ask(command, read=_page)
@@ -316,6 +320,9 @@ class RedisStore:
                 yield names
             if cursor == b"0":
                 return
+            if cursor == asked:
+                break
+        raise StoreError("Redis lists its keys without coming to an end")
 
     def _set(self, key: str, sealed: bytes, ttl: float | None) -> Command:
         if _gone_at_once(ttl):

@@ -26,8 +26,9 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -43,6 +44,9 @@ log = logging.getLogger("chiasm.sources")
 MAX_REDIRECTS = 3
 AT_ONCE = 8
 """Images on their way at once; each may hold as many bytes as an image may have."""
+
+EACH = 6
+"""How many of them may be one key's where there are several: slow servers that one names leave the others a place."""
 
 _MOST_ADDRESSES = 8
 _RESOLVING_THREADS = 4
@@ -75,6 +79,13 @@ NO_PLACE = "too many images are being fetched"
 """The one reason that lies with us."""
 
 
+class Turns(Protocol):
+    """Places for so many at once; `tools.places.Places` are such."""
+
+    def of(self, asker: str) -> AbstractAsyncContextManager[None]:
+        """A place, as soon as it is this asker's turn."""
+
+
 class Fetch:
     """Shared by all requests."""
 
@@ -84,8 +95,8 @@ class Fetch:
         hosts: Sequence[AllowedHost],
         networks: Sequence[Network] = (),
         max_bytes: int,
+        places: Turns,
         patience: Patience | None = None,
-        at_once: int = AT_ONCE,
         resolve: Resolve | None = None,
         trusted: ssl.SSLContext | None = None,
     ) -> None:
@@ -95,7 +106,7 @@ class Fetch:
         self._networks = tuple(networks)
         self._max_bytes = max_bytes
         self._patience = patience or Patience()
-        self._places = asyncio.Semaphore(at_once)
+        self._places = places
         self._threads = ThreadPoolExecutor(_RESOLVING_THREADS, thread_name_prefix="chiasm-resolve")
         self._resolve = resolve or self._resolved_by_system
         self._trusted: ssl.SSLContext | bool = True if trusted is None else trusted
@@ -112,31 +123,30 @@ class Fetch:
             raise NotFetched(f"images are not fetched from {host}{port}")
         return location
 
-    async def fetch(self, url: str) -> bytes:
-        """The bytes, which may be anything.  Raises `NotFetched`."""
+    async def fetch(self, url: str, asker: str = "") -> bytes:
+        """The bytes, which may be anything.  Askers take turns.  Raises `NotFetched`."""
         location = self.permitted(url)
         began = time.monotonic()
         try:
-            data = await self._in_turn(location)
+            data = await self._in_turn(location, asker)
         except NotFetched as error:
             log.info("an image of %s was not fetched: %s", location.host, error.reason)
             raise
         log.info("an image of %s was fetched: %d bytes in %.1f s", location.host, len(data), time.monotonic() - began)
         return data
 
-    async def _in_turn(self, location: Location) -> bytes:
-        try:
-            async with asyncio.timeout(self._patience.place):
-                await self._places.acquire()
-        except TimeoutError:
-            raise NotFetched(NO_PLACE) from None
-        try:
-            async with asyncio.timeout(self._patience.whole):
-                return await self._followed(location)
-        except TimeoutError:
-            raise NotFetched("its server took too long") from None
-        finally:
-            self._places.release()
+    async def _in_turn(self, location: Location, asker: str) -> bytes:
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(self._patience.place):
+                    await held.enter_async_context(self._places.of(asker))
+            except TimeoutError:
+                raise NotFetched(NO_PLACE) from None
+            try:
+                async with asyncio.timeout(self._patience.whole):
+                    return await self._followed(location)
+            except TimeoutError:
+                raise NotFetched("its server took too long") from None
 
     async def _followed(self, location: Location) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):

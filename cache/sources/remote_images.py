@@ -111,7 +111,7 @@ class RemoteImages:
             self._fetch.permitted(url)
         except NotFetched as error:
             return FetchedImage(problem=error.reason)  # not kept: it costs nothing, and the list of hosts may grow
-        image, data = await self._fetched(url)
+        image, data = await self._fetched(tenant, url)
         if image.problem == NO_PLACE:
             return image  # not kept: it says nothing of the image
         if data is not None:
@@ -136,9 +136,9 @@ class RemoteImages:
         except StoreError as error:
             log.warning("a record of an image's URL could not be dropped: %s", error)
 
-    async def _fetched(self, url: str) -> tuple[FetchedImage, bytes | None]:
+    async def _fetched(self, tenant: str, url: str) -> tuple[FetchedImage, bytes | None]:
         try:
-            data = await self._fetch.fetch(url)
+            data = await self._fetch.fetch(url, tenant)
             image = await to_thread.run_sync(lambda: _inspected(data, self._limits), limiter=self._inspectors)
         except (NotFetched, BadImage) as error:
             return FetchedImage(problem=error.reason), None
@@ -152,7 +152,7 @@ class RemoteImages:
             return
         try:
             if await self._blobs.get(tenant, digest) is None:
-                image, data = await self._fetched(url)
+                image, data = await self._fetched(tenant, url)
                 if data is not None and image.digest == digest:
                     await self._blobs.put(tenant, data)
         except StoreError as error:
