@@ -35,5 +35,17 @@ class ImageRecord:
     first_seen: float = 0.0
     """In seconds since 1970."""
     last_used: float = 0.0
+    first_turn: int = 0
+    """In which turn of the conversation it came: the number of answers before it, and one; 0: not known."""
+    last_turn: int = 0
+    """In which turn somebody looked at it last or had it back; 0: not known."""
+    tokens: int = 0
+    """What all its looks add to a prompt in which they stand, estimated."""
+    seconds: float = 0.0
+    """How long the eyes took for the last look that they made; waiting for a place is part of it."""
+    errors: int = 0
+    """Looks at which the eyes failed."""
+    last_error: str = ""
+    """Why, the last time, in our own words."""
     last_beside: list[int] = field(default_factory=list)
     """The other images of the last look: it is about them too, and goes when one of them is deleted."""

@@ -36,6 +36,12 @@ class Rows:
         found = await self._documents.get_many([_key(where, number) for number in numbers])
         return {number: row for number, row in zip(numbers, found, strict=True) if row is not None}
 
+    async def read_many(self, where: str, numbers: Sequence[int]) -> dict[int, ImageRecord]:
+        """As `get_many`.  Raises `StoreError`."""
+        values = await self._store.get_many([_key(where, number) for number in numbers])
+        rows = [self._documents.readable(value) for value in values]
+        return {number: row for number, row in zip(numbers, rows, strict=True) if row is not None}
+
     async def add(self, where: str, row: ImageRecord) -> bool:
         """Keep a new row; says whether it was new.  One that is there but damaged is none.  Raises `StoreError`."""
         key, new = _key(where, row.number), self._documents.write(row)

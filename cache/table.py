@@ -15,7 +15,8 @@ of their own (`cache.tables`), as are the rows with what is known of each image 
 
 `stamp` is the conversation's own clock: it moves with every loading and forgetting.  A look that was kept at stamp
 `s` stands in the prompt while every image of it is loaded and was loaded at or before `s`: an image that was
-forgotten and came back has not brought its old looks back, or the past would be rewritten a second time.
+forgotten and came back has not brought its old looks back, or the past would be rewritten a second time.  Only where a
+person loads it (`load`) do they stand again: it was loaded since ever then.
 """
 
 from __future__ import annotations
@@ -78,6 +79,10 @@ class ImageTable:
     forgot: int = 0
     """The stamp of the last change of a status after which the brain must be told: a forgetting, a return, a
     deletion."""
+    looks: int = 0
+    """How often somebody looked."""
+    errors: int = 0
+    """How often the eyes failed."""
     kept: bool = field(default=True, compare=False)
     """False: no store holds this.  Its new numbers are for one request, and another image may get them later: nothing
     is to be kept under them."""
@@ -167,6 +172,19 @@ class ImageTable:
         image.tokens += tokens
         self.loaded[number] = image  # the most recently used now
         return back
+
+    def load(self, number: int, tokens: int = 0, *, tool: bool = False) -> bool:
+        """A person brings it back: unlike `use`, with all that was ever seen in it, in the places where that stood, so
+        the past is rewritten once more.  Says whether it was forgotten; `tokens`: what stands in the prompt again."""
+        if number in self.loaded or not self.use(number, tokens, tool=tool):
+            return False
+        self.loaded[number].since = 0
+        return True
+
+    def tell(self) -> None:
+        """The brain is to be shown the table as it is now."""
+        self.stamp += 1
+        self.forgot = self.stamp
 
     def forget(self, numbers: Iterable[int]) -> list[int]:
         """Answers those that were loaded."""

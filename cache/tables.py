@@ -12,6 +12,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from cache.documents import Documents, Foreign
@@ -43,6 +44,42 @@ Then = Callable[[ImageTable, list[int], set[int]], A]
 """Told the table, the numbers of the images in their order, and which of them are new."""
 
 
+Changed = Callable[[str, str, ImageTable], None]
+"""Told the tenant, the conversation and its table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How many images of a table a change has numbered, loaded as new ones, brought back, and forgotten."""
+
+    new: int
+    loaded: int
+    back: int
+    forgotten: int
+
+
+class _Standing:
+    """What a table held, to be compared with what a change has made of it."""
+
+    __slots__ = ("_gaps", "_images", "_loaded", "_next")
+
+    def __init__(self, table: ImageTable) -> None:
+        self._images, self._loaded = len(table), frozenset(table.loaded)
+        self._next, self._gaps = table.next, table.gaps  # the list is replaced, never changed
+
+    def moved_to(self, table: ImageTable) -> Moved:
+        arrived = [number for number in table.loaded if number not in self._loaded]
+        back = sum(map(self._had, arrived))
+        gone = sum(number not in table.loaded and number not in table.deleted for number in self._loaded)
+        return Moved(len(table) - self._images, len(arrived) - back, back, gone)
+
+    def _had(self, number: int) -> bool:
+        return number < self._next and not any(first <= number <= last for first, last in self._gaps)
+
+
+_UNMOVED = Moved(0, 0, 0, 0)
+
+
 class _MovedMeanwhile(Exception):
     """A rival moved numbers out of the table after we looked for them there."""
 
@@ -50,11 +87,23 @@ class _MovedMeanwhile(Exception):
 class Tables:
     """A conversation is named by its tenant and its key."""
 
-    def __init__(self, store: Store, *, ttl: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        ttl: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        changed: Changed | None = None,
+        moved: Callable[[Moved], None] | None = None,
+    ) -> None:
+        """`changed` is told of every table that this process has changed and kept, `moved` of how many of its images
+        that concerns; they must not wait."""
         self._documents = Documents(store, ImageTable, kind="image table", version=_VERSION, empty=new_table, ttl=ttl)
         self._store = store
         self._ttl = ttl
         self._clock = clock
+        self._changed = changed
+        self._moved = moved
         self._known: Remembered[_Known] = Remembered(_REMEMBERED)
 
     async def get(self, tenant: str, conversation: str) -> ImageTable:
@@ -72,6 +121,11 @@ class Tables:
         except Foreign as error:
             raise StoreError(str(error)) from None
 
+    async def read_many(self, places: Sequence[tuple[str, str]]) -> list[ImageTable | None]:
+        """As `read` for each tenant and key, in their order; `None` also for what cannot be read."""
+        values = await self._store.get_many([_key(tenant, conversation) for tenant, conversation in places])
+        return [self._documents.readable(value) for value in values]
+
     async def at(self, where: str) -> ImageTable | None:
         """The table at this place; `None` if there is none any more.  Raises `StoreError`.
 
@@ -83,8 +137,23 @@ class Tables:
 
     async def change(self, tenant: str, conversation: str, change: Callable[[ImageTable], A]) -> tuple[ImageTable, A]:
         """Change the table in one step, as `Documents.change`."""
-        table, answer, kept = await self._documents.attempt(_key(tenant, conversation), change)
+        moved = False
+        counted = _UNMOVED
+
+        def watched(table: ImageTable) -> A:
+            nonlocal moved, counted
+            before, standing = _looks_of(table), _Standing(table)
+            answer = change(table)
+            moved = _looks_of(table) != before
+            counted = standing.moved_to(table) if moved else _UNMOVED
+            return answer
+
+        table, answer, kept = await self._documents.attempt(_key(tenant, conversation), watched)
         table.kept = kept
+        if kept and moved and self._changed is not None:
+            self._changed(tenant, conversation, table)
+        if kept and self._moved is not None and counted != _UNMOVED:
+            self._moved(counted)
         return table, answer
 
     async def number(
@@ -167,6 +236,12 @@ class Tables:
     async def _put(self, where: str, numbers: Mapping[str, int]) -> None:
         for digest, number in numbers.items():
             await self._store.put(_number_key(where, digest), b"%d" % number, ttl=self._ttl)
+
+
+def _looks_of(table: ImageTable) -> tuple[int, ...]:
+    """What somebody who watches a table can see of it."""
+    pinned = sum(image.pinned for image in table.loaded.values())
+    return table.next, table.stamp, pinned, table.looks, table.errors
 
 
 def new_table() -> ImageTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -26,17 +27,17 @@ from cache.sources.location import AllowedHost
 from cache.sources.remote_images import RemoteImages
 from cache.store import Store, StoreError
 from cache.tables import Tables
-from router import count_tokens, endpoints, health, pass_through
+from router import count_tokens, endpoints, health, pass_through, scrape
 from router.admin import api
 from router.admin.auth import Auth
 from router.admin.events import Bus
-from router.admin.service import Admin, changes_to, open_admin
+from router.admin.service import changes_to, open_admin
 from router.admin.thumbnails import Thumbnails
 from router.afterwards import Afterwards
 from router.bodies import Bodies
 from router.brain import Brain
 from router.caption import Captions
-from router.config import Settings, TextSettings, VisionSettings
+from router.config import Settings, TextSettings, VisionSettings, is_loopback
 from router.conversations import Conversations
 from router.counting import Counting
 from router.door import Caller, Door, Endpoint
@@ -46,13 +47,18 @@ from router.health import Pulse, Readiness
 from router.hidden_turns import HiddenTurns
 from router.http_client import http_client
 from router.ingest import Ingest
+from router.metrics import Metrics
 from router.preparation import Preparation
 from router.protocol.chat.writer import error_body
 from router.protocol.messages.errors import error_body as messages_error_body
 from router.readable import ReadableBlobs
 from router.response import Receive, Send
+from router.response_ids import ResponseIds
+from router.scrape import Gauges
 from router.since import Since
+from router.traces import open_traces
 from router.upstream import Upstream
+from router.watch import Watch
 from tools.places import Places
 from tools.vision.backend import VisionBackend
 from tools.vision.courteous import Courteous
@@ -90,6 +96,7 @@ def create_app(settings: Settings) -> Starlette:
     app = _Application(
         routes=[
             Route("/v1/chat/completions", door(endpoints.chat_completions, "POST")),
+            Route("/v1/responses", door(endpoints.responses, "POST")),
             Route("/v1/messages", door(endpoints.messages, "POST", error_body=messages_error_body)),
             Route("/v1/messages/count_tokens", door(count_tokens.messages, "POST", error_body=messages_error_body)),
             Route("/v1/models", door(endpoints.models, "GET", "HEAD")),
@@ -100,6 +107,7 @@ def create_app(settings: Settings) -> Starlette:
             *[Route(path, door(pass_through.detokenize, "POST")) for path in ("/detokenize", "/v1/detokenize")],
             Route("/healthz", door(health.healthz, "GET", "HEAD", open_to_all=True)),
             Route("/readyz", door(health.readyz, "GET", "HEAD", open_to_all=True)),
+            Route("/metrics", _metrics_door(settings, bodies)),
             *api.routes(Auth(settings.server.admin_key.get_secret_value())),
         ],
         lifespan=lambda _: _lifespan(settings),
@@ -107,6 +115,19 @@ def create_app(settings: Settings) -> Starlette:
     app.router.redirect_slashes = False
     app.router.default = _Default(app.router.default, door(_no_such_path, *_ANY_METHOD, open_to_all=True))
     return app
+
+
+def _metrics_door(settings: Settings, bodies: Bodies) -> Door:
+    """Open where only this machine can ask; elsewhere any key opens it, the admin's too."""
+    server = settings.server
+    keys = [key.get_secret_value() for key in (*server.api_keys, server.admin_key) if key.get_secret_value()]
+    return Door(
+        scrape.metrics,
+        methods=("GET", "HEAD"),
+        api_keys=keys,
+        bodies=bodies,
+        open_to_all=is_loopback(server.host),
+    )
 
 
 class _Application(Starlette):
@@ -143,8 +164,10 @@ def without_effect(settings: Settings) -> list[str]:
 
 
 @asynccontextmanager
-async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms | Readiness | Pulse | Admin]]:
+async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Any]]:
     async with AsyncExitStack() as stack:
+        watch = Watch(Metrics(settings), open_traces(os.environ))
+        stack.push_async_callback(asyncio.to_thread, watch.traces.close)
         client = await stack.enter_async_context(http_client())
         store = open_configured_store(settings)
         stack.push_async_callback(store.close)
@@ -155,11 +178,11 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms | Readi
         pixels = Pixels(limits)
         stack.push_async_callback(asyncio.to_thread, pixels.close)
         askers = len(settings.server.api_keys)
-        eyes = [_open_eyes(one, client, limits, pixels, askers=askers) for one in settings.vision]
+        eyes = [_open_eyes(one, client, limits, pixels, watch, askers=askers) for one in settings.vision]
         for one in eyes:
             stack.push_async_callback(one.close)
         bus = Bus()
-        tables = Tables(store, changed=changes_to(bus))
+        tables = Tables(store, changed=changes_to(bus), moved=watch.metrics.moved)
         blobs, rows = ReadableBlobs(store, pixels, limits), Rows(store)
         looks, holders = Looks(store), Holders(store)
         load_limits = LoadLimits(
@@ -173,6 +196,7 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms | Readi
             load_limits=load_limits,
             holders=holders,
             remote=_remote_images(settings, store, tables, blobs, limits, stack),
+            bad=watch.metrics.bad_image,
         )
         stack.callback(ingest.close)
         afterwards = Afterwards(near=settings.images.keep_loaded, pixels=pixels)
@@ -199,6 +223,8 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms | Readi
                 since=Since(store),
                 always_offer=settings.images.offer_tools == "always",
             ),
+            response_ids=ResponseIds(store, tenants=askers),
+            watch=watch,
             counting=Counting(
                 store=store,
                 limits=limits,
@@ -230,7 +256,16 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Rooms | Readi
         )
         pulse = Pulse()
         stack.callback(pulse.stop)
-        yield {"rooms": rooms, "readiness": readiness, "pulse": pulse, "admin": admin}
+        gauges = Gauges(watch.metrics, brains, eyes, settings, rooms.answering, store)
+        stack.push_async_callback(gauges.close)
+        yield {
+            "rooms": rooms,
+            "readiness": readiness,
+            "pulse": pulse,
+            "admin": admin,
+            "gauges": gauges,
+            "refused": watch.metrics.refused,
+        }
         await rooms.last_words()
 
 
@@ -256,7 +291,7 @@ def _remote_images(
 
 
 def _open_eyes(
-    eyes: VisionSettings, client: httpx.AsyncClient, limits: ImageLimits, pixels: Pixels, *, askers: int
+    eyes: VisionSettings, client: httpx.AsyncClient, limits: ImageLimits, pixels: Pixels, watch: Watch, *, askers: int
 ) -> VisionBackend:
     opened = open_eyes(
         eyes.kind,
@@ -273,7 +308,7 @@ def _open_eyes(
         askers=askers,
         pixels=pixels,
     )
-    return Courteous(opened)
+    return Courteous(opened, watch=watch, price=watch.metrics.price("eyes", opened.name))
 
 
 def _brain(text: TextSettings, settings: Settings, eyes: list[VisionBackend], client: httpx.AsyncClient) -> Brain:

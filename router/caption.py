@@ -89,20 +89,21 @@ class Captions:
                 raise Overloaded("too many images wait to be looked at; try again soon", retry_after=BUSY_SECONDS)
             case LookFailed(error, usage):
                 log.warning("the eyes %r could not describe an image: %s", eyes.name, str(error).partition(":")[0])
+                await images.failed([record.number], error)
                 return unseen(record, str(error)), usage
             case VisionAnswer():
-                return captioned(record, await self._pinned(record, images, found.text)), found.usage
+                return captioned(record, await self._pinned(record, images, found)), found.usage
             case _:
                 assert_never(found)
 
-    async def _pinned(self, record: ImageRecord, images: ConversationImages, answer: str) -> str:
+    async def _pinned(self, record: ImageRecord, images: ConversationImages, answer: VisionAnswer) -> str:
         """The words that stand in the image's place from now on."""
-        text = quoted([record.number], answer)
+        text = quoted([record.number], answer.text)
 
         def pin(row: ImageRecord) -> str:
             row.caption = row.caption or text  # another request may have been first, and its words are in a history now
             return row.caption
 
         text = await self._rows.change(images.where, record.number, pin) or text
-        await images.looked([record.number], _TASK, answer, tokens=estimated(text))
+        await images.looked([record.number], _TASK, answer.text, tokens=estimated(text), seconds=answer.seconds)
         return text

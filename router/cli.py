@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from router.config import ConfigError, Flags, Loaded, load_settings, masked
+from router.config import ConfigError, Flags, Loaded, Settings, load_settings, masked
 
 app = typer.Typer(
     name="chiasm",
@@ -99,6 +100,151 @@ def check_config(
 
     for line in without_effect(loaded.settings):
         typer.echo(f"chiasm: note: {line}", err=True)
+
+
+@app.command()
+def doctor(
+    config: ConfigFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+    repeat: Annotated[int, typer.Option(min=1, max=100, help="How often a tool call is asked for, each way.")] = 3,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to spend at most, prompts and answers.")] = 60_000,
+    text: Annotated[str | None, typer.Option(help="The brain, as of `serve`.")] = None,
+    text_model: Annotated[str | None, typer.Option(help="Its id.", show_default="the first listed")] = None,
+    vision: Annotated[str | None, typer.Option(help="The eyes, as of `serve`.")] = None,
+    vision_model: Annotated[str | None, typer.Option(help="Its id.", show_default="the first listed")] = None,
+) -> None:
+    """Check brain, eyes and the whole path, and say what to change.  Exit code 1: something failed."""
+    loaded = _load(config, Flags(text=text, text_model=text_model, vision=vision, vision_model=vision_model))
+    from router.doctor.run import doctor as run  # the web stack: a bad configuration is told without it
+
+    raise typer.Exit(run(loaded.settings, as_json=as_json, repeat=repeat, max_tokens=max_tokens))
+
+
+@app.command()
+def images(
+    conversation: Annotated[
+        str | None, typer.Argument(help="Its id, the beginning of it, or its name; without: all.", show_default=False)
+    ] = None,
+    forget: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Take what was seen in #N out of the prompt.")
+    ] = None,
+    load: Annotated[int | None, typer.Option(min=1, metavar="N", help="Put it back.")] = None,
+    pin: Annotated[int | None, typer.Option(min=1, metavar="N", help="Load #N and never forget it.")] = None,
+    unpin: Annotated[int | None, typer.Option(min=1, metavar="N", help="It may be forgotten again.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    url: Annotated[
+        str | None, typer.Option(help="Where the service runs.", show_default="as configured, else port 8090")
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Show the image tables of the running service, and change them."""
+    from rich.console import Console
+
+    from router.admin.models import Action
+    from router.admin.terminal import CannotShow, Service, Wish, show
+
+    given: dict[Action, int | None] = {"forget": forget, "load": load, "pin": pin, "unpin": unpin}
+    wishes = [Wish(action, number) for action, number in given.items() if number is not None]
+    if len(wishes) > 1 or (wishes and conversation is None):
+        typer.echo(
+            "chiasm: one of --forget, --load, --pin and --unpin at a time, and the conversation it is for", err=True
+        )
+        raise typer.Exit(2)
+    where, settings = _running(config, url)
+    try:
+        with Service(where, settings.server.admin_key.get_secret_value()) as service:
+            show(service, conversation, wishes[0] if wishes else None, as_json=as_json, console=Console())
+    except CannotShow as reason:
+        typer.echo(f"chiasm: {reason}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def recipe(
+    name: Annotated[
+        str | None, typer.Argument(help="A machine; without: all that there are.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The brain: one of the models listed, or hosted.", show_default="the recipe's")
+    ] = None,
+    eyes: Annotated[
+        str | None,
+        typer.Option(help="One of the models listed, same (the brain's server) or ocr.", show_default="the recipe's"),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="vllm, sglang or llamacpp.", show_default="the recipe's first")
+    ] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="How many, or 2x48: two with 48 GB each.", show_default="the recipe's")
+    ] = None,
+    only_toml: Annotated[bool, typer.Option("--toml", help="The configuration alone, for a file.")] = False,
+) -> None:
+    """Print launch commands for brain and eyes on a known machine, and the configuration for them."""
+    from router.recipes.catalogue import NoSuchRecipe, catalogue
+    from router.recipes.choice import recipe_for
+    from router.recipes.render import configuration, listing, whole
+
+    known = catalogue()
+    if name is None:
+        typer.echo(listing(known))
+        return
+    try:
+        chosen = recipe_for(known, name, engine=engine, model=model, eyes=eyes, gpus=gpus)
+    except NoSuchRecipe as reason:
+        typer.echo(f"chiasm: {reason}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(configuration(chosen) if only_toml else whole(chosen, known))
+
+
+@app.command("print-config")
+def print_config(
+    client: Annotated[
+        str | None, typer.Argument(help="A client; without: all that there are.", show_default=False)
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Where clients reach the service.", show_default="as configured, else port 8090")
+    ] = None,
+    context: Annotated[int, typer.Option(min=1024, help="Tokens that the text model can take.")] = 131_072,
+    config: ConfigFile = None,
+) -> None:
+    """Print what a client needs to be told, ready to paste: claude-code-router, OpenCode, Codex and others."""
+    from router.print_config import NoSuchClient, clients, find, remarks, service_of, snippet
+
+    if client is None:
+        width = max(map(len, clients()))
+        for name, known in clients().items():
+            typer.echo(f"{name:{width}}  {known.title}")
+        return
+    try:
+        wanted = find(client)
+    except NoSuchClient as reason:
+        typer.echo(f"chiasm: {reason}", err=True)
+        raise typer.Exit(2) from None
+    where, settings = _running(config, url)
+    service = service_of(settings, url=where, context=context)
+    # The text alone can go into a file; what to do with it is for the screen.
+    typer.echo(snippet(wanted, service), nl=False)
+    for line in remarks(wanted, service):
+        typer.echo(f"# {line}", err=True)
+
+
+def _running(config: Path | None, url: str | None) -> tuple[str, Settings]:
+    """Where the service is, and its settings.  One that was started by flags alone has no file to tell; then the
+    defaults stand."""
+    find = partial(load_settings, environ=os.environ, cwd=Path.cwd(), home=Path.home())
+    try:
+        settings = find(config).settings
+    except ConfigError:
+        if config is not None:
+            raise
+        anywhere = Flags(text="http://127.0.0.1/v1", vision="http://127.0.0.1/v1")
+        settings = find(flags=anywhere).settings
+    server = settings.server
+    if url is None and server.port == 0:
+        raise ConfigError("[server] port is 0, so the service may be anywhere: give --url")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 (only compared)
+    shown = f"[{host}]" if ":" in host else host
+    return url or f"http://{shown}:{server.port}", settings
 
 
 def _load(config: Path | None, flags: Flags) -> Loaded:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
+
+from router.protocol.cache_marks import without_cache_control
 
 SESSION_HEADERS = (
     "x-session-id",
@@ -26,6 +29,8 @@ class Conversation:
     tenant: str
     key: str
     name: str
+    turn: int = field(default=0, compare=False)
+    """Of the request: the number of answers in its history, and one; 0: not known."""
 
 
 def tenant_of(api_key: str) -> str:
@@ -39,6 +44,17 @@ def identify(tenant: str, headers: Mapping[str, str], request: Mapping[str, Any]
 
     `headers`: names in lower case.
     """
+    return replace(_identified(tenant, headers, request, opening), turn=turns(request.get("messages") or ())[-1])
+
+
+def turns(messages: Sequence[Any]) -> list[int]:
+    """The turn to which each message belongs, and last the one that is to be answered now: the number of answers before
+    it, and one.  A client that trims its history counts anew."""
+    answers = (isinstance(one, Mapping) and one.get("role") == "assistant" for one in messages)
+    return list(accumulate(answers, initial=1))
+
+
+def _identified(tenant: str, headers: Mapping[str, str], request: Mapping[str, Any], opening: str) -> Conversation:
     own = headers.get("x-chiasm-conversation", "")
     if _VALID_ID.fullmatch(own):
         return _conversation(tenant, own)
@@ -51,6 +67,7 @@ def identify(tenant: str, headers: Mapping[str, str], request: Mapping[str, Any]
         ("metadata.user_id", _session_part(metadata.get("user_id"))),
         ("prompt_cache_key", request.get("prompt_cache_key")),
         ("metadata.session_id", metadata.get("session_id")),
+        ("conversation", _id_of(request.get("conversation"))),
         ("user", request.get("user")),
     ):
         if isinstance(value, str) and value:
@@ -75,7 +92,7 @@ def opening_of(messages: list[Any]) -> str:
     Give it the history with images replaced by their digests, or two conversations that begin with the same words
     about different pictures would be one.
     """
-    said = [[message.get("role"), message.get("content")] for message in opening(messages)]
+    said = [[message.get("role"), without_cache_control(message.get("content"))] for message in opening(messages)]
     return json.dumps(said, sort_keys=True, ensure_ascii=True)
 
 
@@ -92,10 +109,20 @@ def _session_part(user_id: object) -> str:
     return user_id.rpartition("_session_")[2] or user_id
 
 
+def _id_of(conversation: Any) -> Any:
+    """Responses name a conversation that the server keeps, or an object that has its id."""
+    return conversation.get("id") if isinstance(conversation, Mapping) else conversation
+
+
 def _derived(tenant: str, kind: str, value: str) -> Conversation:
     digest = hashlib.sha256(f"{tenant}\0{kind}\0{value}".encode("utf-8", "surrogatepass")).hexdigest()
     return _conversation(tenant, f"c-{digest[:32]}")
 
 
 def _conversation(tenant: str, name: str) -> Conversation:
-    return Conversation(tenant, hashlib.sha256(name.encode()).hexdigest()[:40], name)
+    return Conversation(tenant, key_of(name), name)
+
+
+def key_of(name: str) -> str:
+    """Of a conversation that a client calls so."""
+    return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:40]

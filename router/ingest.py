@@ -24,7 +24,7 @@ from cache.store import StoreError
 from cache.table import ImageTable
 from cache.tables import Tables, place
 from router.admission import Admission, Admitted
-from router.conversation import Conversation, identify, opening, opening_of
+from router.conversation import Conversation, identify, opening, opening_of, turns
 from router.errors import BadRequest, BodyTooLarge
 from router.protocol.client_numbers import wanted_numbers, with_our_numbers
 from router.protocol.cuts import Cuts
@@ -130,15 +130,17 @@ class Ingest:
         holders: Holders | None = None,
         remote: RemoteImages | None = None,
         threads: int = 2,
+        bad: Callable[[str], None] | None = None,
     ) -> None:
         """`holders`: where it is noted which conversation holds an image's bytes.  `remote`: fetches images by URL;
-        without it they are none that anybody could look at."""
+        without it they are none that anybody could look at.  `bad` is told what is wrong with a new image."""
         self._admission = Admission(blobs=blobs, limits=limits, threads=threads)
         self._blobs = blobs
         self._tables = tables
         self._rows = rows
         self._holders = holders
         self._remote = remote
+        self._bad = bad
         self._load_limits = load_limits
         self._has_row: Remembered[bool] = Remembered(_REMEMBERED)
 
@@ -187,6 +189,10 @@ class Ingest:
             [(facts.digest, want) for facts, want in zip(admitted, wanted, strict=True)],
             lambda table, numbers, new: arrival.settle(table, numbers, new, tokens, self._load_limits),
         )
+        if self._bad is not None:
+            problems = {number: facts.problem for facts, number in zip(admitted, numbers, strict=True) if number in new}
+            for problem in filter(None, problems.values()):
+                self._bad(problem)
         lost = [
             image
             for image, one, number in zip(found, seen, numbers, strict=True)
@@ -194,8 +200,17 @@ class Ingest:
         ]
         await self._admission.admit(tenant, lost, cuts, since=begun)
         files = file_names(messages, found) if new else [""] * len(found)  # the others have theirs in their rows
+        turn_of = turns(messages)
         records = [
-            _record(number, origin_of(messages, image), facts, file, arrival.now, deleted=number in table.deleted)
+            _record(
+                number,
+                origin_of(messages, image),
+                facts,
+                file,
+                arrival.now,
+                first_turn=turn_of[image.message],
+                deleted=number in table.deleted,
+            )
             for number, image, facts, file in zip(numbers, found, admitted, files, strict=True)
         ]
         put = {facts.digest for facts, one in zip(admitted, seen, strict=True) if one.kept_at >= begun}
@@ -311,7 +326,9 @@ def _find(messages: list[Any], token: str) -> list[FoundImage]:
     return found
 
 
-def _record(number: int, origin: str, facts: Admitted, file: str, now: float, *, deleted: bool) -> ImageRecord:
+def _record(
+    number: int, origin: str, facts: Admitted, file: str, now: float, *, first_turn: int, deleted: bool
+) -> ImageRecord:
     return ImageRecord(
         number=number,
         digest=facts.digest,
@@ -324,6 +341,7 @@ def _record(number: int, origin: str, facts: Admitted, file: str, now: float, *,
         file=file,
         first_seen=now,
         last_used=now,
+        first_turn=first_turn,
     )
 
 

@@ -70,6 +70,7 @@ class FakeImages:
         self.gone: set[int] = set()
         self.loaded: list[int] = []
         self.looks: list[tuple[list[int], str, str]] = []
+        self.failures: list[tuple[list[int], str]] = []
 
     def numbers(self) -> Sequence[int]:
         return list(self.table)
@@ -81,10 +82,13 @@ class FakeImages:
         self.loaded.append(number)
         return None if number in self.gone else b"png%d" % number
 
-    async def looked(self, numbers: Sequence[int], task: str, answer: str, *, tokens: int) -> int:
+    async def looked(self, numbers: Sequence[int], task: str, answer: str, *, tokens: int, seconds: float = 0.0) -> int:
         assert tokens > 0
         self.looks.append((list(numbers), task, answer))
         return len(self.looks)
+
+    async def failed(self, numbers: Sequence[int], error: VisionError) -> None:
+        self.failures.append((list(numbers), str(error)))
 
 
 def call(**arguments: object) -> ToolCall:

@@ -27,7 +27,6 @@ def test_an_ordinary_configuration_is_not_remarked_on() -> None:
 @pytest.mark.parametrize(
     ("tables", "name"),
     [
-        ({"server": {"admin_key": "k"}}, "[server] admin_key"),
         ({"vision": {"engine": "vllm"}}, "[[vision]] #1 engine"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router.conversation import Conversation, identify, opening_of, tenant_of
+from router.conversation import Conversation, identify, opening_of, tenant_of, turns
 
 
 def ask(headers: dict[str, str] | None = None, tenant: str = "t", opening: str = "o", **body: Any) -> Conversation:
@@ -85,3 +85,10 @@ def test_the_opening_ends_with_the_first_user_message() -> None:
     assert opening_of(messages) == opening_of([*messages, {"role": "user", "content": "more"}])
     assert opening_of(messages) != opening_of([messages[0], {"role": "user", "content": "w"}])
     assert opening_of(messages) != opening_of([{"role": "system", "content": "z"}, messages[1]])
+
+
+def test_a_turn_is_an_answer_and_what_led_to_it() -> None:
+    roles = ["system", "user", "assistant", "tool", "assistant", "user"]
+    assert turns([{"role": role} for role in roles]) == [1, 1, 1, 2, 2, 3, 3]
+    assert turns([]) == [1]
+    assert turns(["odd", {"role": ["assistant"]}]) == [1, 1, 1]

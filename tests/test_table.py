@@ -243,3 +243,29 @@ def test_what_is_found_out_is_noted_of_loaded_images_only() -> None:
         table.note(number, likeness="ff")
     table.note(2, described=True)
     assert {number: (image.likeness, image.described) for number, image in table.loaded.items()} == {2: ("ff", True)}
+
+
+def test_a_person_brings_back_all_that_was_seen_and_a_brain_does_not() -> None:
+    table = ImageTable()
+    number = table.give("a")
+    table.arrive(number, tool=False, tokens=5)
+    seen = table.stamp
+    table.forget([number])
+    table.use(number)
+    assert not table.stands([number], seen)
+    table.forget([number])
+    assert table.load(number, 7, tool=True)
+    assert table.stands([number], seen)
+    assert (table.loaded[number].tokens, table.loaded[number].tool) == (7, True)
+    assert table.forgot == table.stamp, "the brain is told"
+
+
+def test_loading_what_is_loaded_deleted_or_nobodys_changes_nothing() -> None:
+    table = ImageTable()
+    first, second = table.give("a"), table.give("b")
+    for number in (first, second):
+        table.arrive(number, tool=False, tokens=5)
+    table.delete(second)
+    before = (table.stamp, list(table.loaded))
+    assert not any(table.load(number, 7) for number in (first, second, 9))
+    assert (table.stamp, list(table.loaded)) == before

@@ -402,3 +402,19 @@ async def test_wherever_a_process_is_killed_no_number_is_lost_or_given_twice(
         assert sorted(numbers.values()) == list((await after.get("t", "c")).numbers())
         assert await number(Tables(failing), *everyone) == list(numbers.values())
     assert last > 12
+
+
+async def test_whoever_watches_is_told_of_changes_that_can_be_seen_and_were_kept() -> None:
+    told: list[tuple[str, str, int]] = []
+    store = FailingStore()
+    tables = Tables(store, changed=lambda tenant, key, table: told.append((tenant, key, table.stamp)))
+    await tables.change("t", "c", lambda table: table.arrive(table.give("a"), tool=False, tokens=1))
+    assert told == [("t", "c", 1)]
+    await tables.change("t", "c", lambda table: setattr(table, "used", 5.0))
+    await tables.change("t", "c", lambda table: table.forget([7]))
+    assert len(told) == 1
+    await tables.change("t", "c", lambda table: table.pin(1))
+    assert len(told) == 2
+    store.on_write = broken
+    await tables.change("t", "c", lambda table: table.forget([1]))
+    assert len(told) == 2

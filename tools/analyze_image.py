@@ -23,7 +23,7 @@ from tools.call import ToolCall, ToolResult, VisionUsage
 from tools.definition import ToolDefinition
 from tools.look import Deleted, ImageGone, LookFailed, Picture, look
 from tools.quotation import estimated, gone, lines_quoted, quoted
-from tools.vision.backend import VisionAnswer, VisionBackend
+from tools.vision.backend import VisionAnswer, VisionBackend, VisionError
 from tools.vision.region import parse_region
 
 log = logging.getLogger("chiasm.tools")
@@ -95,8 +95,12 @@ class Images(Protocol):
     async def data(self, number: int) -> bytes | None:
         """The bytes as the client sent them; `None` if they are gone."""
 
-    async def looked(self, numbers: Sequence[int], task: str, answer: str, *, tokens: int) -> int:
-        """Keep in mind what was asked and seen, of which `tokens` stand in the prompt now.  The table's stamp."""
+    async def looked(self, numbers: Sequence[int], task: str, answer: str, *, tokens: int, seconds: float = 0.0) -> int:
+        """Keep in mind what was asked and seen, of which `tokens` stand in the prompt now, and how long the eyes took.
+        The table's stamp."""
+
+    async def failed(self, numbers: Sequence[int], error: VisionError) -> None:
+        """Keep in mind that the eyes could not look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +185,14 @@ class AnalyzeImage:
             case LookFailed(reason, usage):
                 # Our own words only: behind the colon stand the server's, which may repeat what it was asked.
                 log.warning("the eyes %r could not look: %s", self._eyes.name, str(reason).partition(":")[0])
+                await self._images.failed(asked.numbers, reason)
                 again = " Trying again may help." if reason.retryable else ""
                 text = f"{self.definition.name} failed.{again} Do not guess what the image shows. The reason given:"
                 return ToolResult(call_id, f"{text}\n{lines_quoted(str(reason))}", usage, failed=True)
             case VisionAnswer(text, usage):
                 words = quoted(asked.numbers, text)
-                stamp = await self._images.looked(asked.numbers, asked.task, text, tokens=estimated(words))
+                tokens = estimated(words)
+                stamp = await self._images.looked(asked.numbers, asked.task, text, tokens=tokens, seconds=found.seconds)
                 return ToolResult(call_id, words, usage, images=asked.numbers, stamp=stamp)
             case _:
                 assert_never(found)

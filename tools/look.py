@@ -7,6 +7,7 @@ asks: the brain by its tool, or a request that needs a description in an image's
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -16,8 +17,10 @@ from cache.record import ImageRecord
 from cache.store import StoreError
 from tools.call import VisionUsage
 from tools.vision.backend import Region, VisionAnswer, VisionBackend, VisionError, VisionImage, VisionQuery
+from tools.vision.courteous import Courteous, failure
 from tools.vision.imaging import box
 from tools.vision.question import PROMPT_VERSION
+from tools.watch import FREE, NOBODY, Ending
 
 log = logging.getLogger("chiasm.tools")
 
@@ -67,6 +70,33 @@ async def look(
     `data` gives the bytes of an image by its number, `None` where they are gone; it is asked only when the eyes have
     to look.  What `deleted` names is not remembered.  Without `looks` nothing is remembered or shared.
     """
+    watch, price = (eyes.watch, eyes.price) if isinstance(eyes, Courteous) else (NOBODY, FREE)
+    seen = watch.look(eyes.name, len(pictures))
+    outcome: Ending = "cancelled"
+    usage = VisionUsage()
+    try:
+        found, outcome = await _look(
+            eyes, pictures, task, context, data=data, deleted=deleted, looks=looks, tenant=tenant
+        )
+        if isinstance(found, VisionAnswer):
+            usage = found.usage
+            return replace(found, cost=price.of(usage.prompt_tokens, usage.completion_tokens))
+        return found
+    finally:
+        seen.ended(outcome, usage)
+
+
+async def _look(
+    eyes: VisionBackend,
+    pictures: Sequence[Picture],
+    task: str,
+    context: str,
+    *,
+    data: Callable[[int], Awaitable[bytes | None]],
+    deleted: Deleted | None,
+    looks: Looks | None,
+    tenant: str,
+) -> tuple[_Outcome, Ending]:
 
     async def see() -> Seen[_Outcome]:
         outcome = await _see(eyes, pictures, task, context, data, tenant)
@@ -76,7 +106,7 @@ async def look(
 
     asked = None if looks is None else await _asked(eyes, pictures, task, context)
     if looks is None or asked is None:
-        return (await see()).outcome
+        return _called((await see()).outcome, pays=True)
     told = await looks.ask(tenant, asked, see)
     if told.outcome is not None and deleted is not None:
         # Who deletes an image goes by what is there; what was seen in it meanwhile is forgotten here.
@@ -86,16 +116,25 @@ async def look(
                 await _forget(looks, tenant, picture.record.digest)
     match told.outcome:
         case None:
-            return VisionAnswer(told.text or "", VisionUsage())
+            return VisionAnswer(told.text or "", VisionUsage()), "remembered"
         case VisionAnswer() as answer:
             usage = answer.usage if told.pays else VisionUsage()
-            return replace(answer, text=answer.text if told.text is None else told.text, usage=usage)
+            text = answer.text if told.text is None else told.text
+            return _called(replace(answer, text=text, usage=usage), pays=told.pays)
         case LookFailed(error, usage):
-            return LookFailed(error, usage if told.pays else VisionUsage())
+            return _called(LookFailed(error, usage if told.pays else VisionUsage()), pays=told.pays)
         case ImageGone() as gone:
-            return gone
+            return _called(gone, pays=True)
         case _:
             assert_never(told.outcome)
+
+
+def _called(found: _Outcome, *, pays: bool) -> tuple[_Outcome, Ending]:
+    if isinstance(found, ImageGone):
+        return found, "gone"
+    if not pays:
+        return found, "shared"
+    return found, failure(found.error) if isinstance(found, LookFailed) else "answered"
 
 
 async def _forget(looks: Looks, tenant: str, digest: str) -> None:
@@ -119,11 +158,13 @@ async def _see(
         if (found := await data(number)) is None:
             return ImageGone(number)
         images.append(VisionImage(number, found, picture.region))
+    begun = time.monotonic()
     try:
         answer = await eyes.look(VisionQuery(tuple(images), task, context, asker))
     except VisionError as error:
         return LookFailed(error, VisionUsage(calls=1))
-    return replace(answer, usage=replace(answer.usage, calls=max(1, answer.usage.calls)))
+    usage = replace(answer.usage, calls=max(1, answer.usage.calls))
+    return replace(answer, usage=usage, seconds=time.monotonic() - begun)
 
 
 async def _asked(eyes: VisionBackend, pictures: Sequence[Picture], task: str, context: str) -> Look | None:

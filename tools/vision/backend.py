@@ -48,6 +48,8 @@ class VisionAnswer:
     """It ended by itself.  One that was cut, at a limit or because it began to loop, is told but never remembered."""
     seconds: float = field(default=0.0, compare=False)
     """How long they took, the wait for a place counted; 0 where nobody looked."""
+    cost: float = field(default=0.0, compare=False)
+    """Of `usage`, in the configured currency; 0 without prices."""
 
 
 class VisionError(Exception):

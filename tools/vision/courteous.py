@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 
-from tools.vision.backend import VisionAnswer, VisionBackend, VisionQuery
+from tools.call import VisionUsage
+from tools.vision.backend import VisionAnswer, VisionBackend, VisionBusy, VisionError, VisionQuery
+from tools.watch import FREE, NOBODY, Ending, LookWatch, Price
 
 
 class Courteous:
     """`eyes`, with a second way to ask them: `look_behind` waits until no look is under way, and gives way when one
     comes."""
 
-    def __init__(self, eyes: VisionBackend) -> None:
+    def __init__(self, eyes: VisionBackend, *, watch: LookWatch = NOBODY, price: Price = FREE) -> None:
+        """`watch`: is told of looks, by `tools.look` of those that somebody waits for."""
         self.name = eyes.name
+        self.watch = watch
+        self.price = price
         self._eyes = eyes
         self._looking = 0
         self._idle = asyncio.Event()
@@ -52,9 +57,27 @@ class Courteous:
         """`None` where somebody else came; to be asked one at a time.  Raises `VisionError`."""
         await self._idle.wait()
         self._behind = asyncio.ensure_future(self._eyes.look(query))
+        seen = self.watch.look(self.name, len(query.images))
+        usage: VisionUsage | None = None
+        failed: VisionError | None = None
         try:
             await asyncio.wait({self._behind})
-            return None if self._behind.cancelled() else self._behind.result()
+            if self._behind.cancelled():
+                return None
+            answer = self._behind.result()
+            usage = answer.usage
+            return answer
+        except VisionError as error:
+            failed = error
+            raise
         finally:
             self._behind.cancel()
             self._behind = None
+            outcome: Ending = "behind" if usage else "cancelled" if failed is None else failure(failed)
+            seen.ended(outcome, usage or VisionUsage())
+
+
+def failure(error: VisionError) -> Ending:
+    if isinstance(error, VisionBusy):
+        return "busy"
+    return "failed_retryable" if error.retryable else "failed"
