@@ -8,4 +8,4 @@ compile() {
         --custom-compile-command requirements/compile.sh --override requirements/overrides.txt "$@"
 }
 compile pyproject.toml requirements/extra.in --extra ocr --extra redis -o requirements/run.lock
-compile pyproject.toml requirements/extra.in --extra heic --extra ocr --extra redis --group pyproject.toml:dev -o requirements/dev.lock
+compile pyproject.toml requirements/extra.in --extra heic --extra ocr --extra otel --extra redis --group pyproject.toml:dev -o requirements/dev.lock

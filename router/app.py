@@ -47,6 +47,7 @@ from router.health import Pulse, Readiness
 from router.hidden_turns import HiddenTurns
 from router.http_client import http_client
 from router.ingest import Ingest
+from router.last_prompts import LastPrompts
 from router.metrics import Metrics
 from router.preparation import Preparation
 from router.protocol.chat.writer import error_body
@@ -206,6 +207,7 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Any]]:
         sweeping = asyncio.create_task(_sweep_now_and_then(store))
         stack.callback(sweeping.cancel)
         brains = [_brain(text, settings, eyes, client) for text in settings.text]
+        last_prompts = LastPrompts()
         readiness = Readiness(brains, store)
         stack.push_async_callback(readiness.close)
         rooms = Rooms(
@@ -222,6 +224,7 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Any]]:
                 afterwards=afterwards,
                 since=Since(store),
                 always_offer=settings.images.offer_tools == "always",
+                last_prompts=last_prompts,
             ),
             response_ids=ResponseIds(store, tenants=askers),
             watch=watch,
@@ -253,6 +256,7 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Any]]:
             eyes=eyes,
             thumbnails=Thumbnails(pixels, limits),
             bus=bus,
+            last_prompts=last_prompts,
         )
         pulse = Pulse()
         stack.callback(pulse.stop)

@@ -28,6 +28,7 @@ from router.errors import (
     TooManyBodies,
     Unauthorized,
 )
+from router.log_lines import REQUEST_ID, Fields
 from router.protocol.chat.writer import error_body
 from router.response import GIVE_UP, ClientGone, Message, Receive, Send, send_json, start
 
@@ -91,6 +92,7 @@ class Door:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        REQUEST_ID.set(request_id)  # of this task, and of those that it begins
         watched = _Watched(send)
         try:
             self._check_method(scope["method"])
@@ -102,18 +104,21 @@ class Door:
                 give_up()  # what it did not read would keep the connection open
         except asyncio.CancelledError:
             # The server stops and the time to finish is over.  Not raised again: it would be logged as a fault.
-            shutdown = ShuttingDown("the server is shutting down", retry_after=1)
-            await self._answer(receive, watched, shutdown, request_id)
+            shutdown = ShuttingDown("this Chiasm is shutting down; send the request again", retry_after=1)
+            await self._answer(scope, receive, watched, shutdown, request_id)
         except Exception as error:
-            await self._answer(receive, watched, told(error, request_id), request_id)
+            await self._answer(scope, receive, watched, told(error, request_id), request_id)
         finally:
             if (share := scope.pop(_SHARE, None)) is not None:
                 share.give_back()
 
-    async def _answer(self, receive: Receive, send: _Watched, error: ChiasmError, request_id: str) -> None:
+    async def _answer(self, scope: Any, receive: Receive, send: _Watched, error: ChiasmError, request_id: str) -> None:
         if send.started:
             return
-        log.info("%s refused status=%d code=%s", request_id, error.status, error.code or error.type)
+        code = error.code or error.type
+        log.info("refused %s", Fields(request_id=request_id, status=error.status, code=code))
+        if (refused := scope.get("state", {}).get("refused")) is not None:
+            refused(error.status)
         headers = {"x-request-id": request_id}
         if error.retry_after is not None:
             headers["retry-after"] = f"{error.retry_after:g}"
@@ -156,7 +161,7 @@ def told(error: Exception, request_id: str) -> ChiasmError:
     if isinstance(error, RecursionError):
         return BadRequest("the body is nested too deeply")
     log.error("a fault of ours in request %s", request_id, exc_info=error)
-    return ChiasmError("an internal error; the log has more under this request id")
+    return ChiasmError("an error inside Chiasm; its log has more under the x-request-id of this answer")
 
 
 class _Watched:

@@ -16,15 +16,22 @@ import orjson
 from router.brain import Brain, choose, unknown_model
 from router.config import ServerSettings, Settings
 from router.conversation import SESSION_HEADERS
+from router.counting import Counting
 from router.door import Caller, read_body, told
 from router.errors import BodyTooLarge, ChiasmError, ShuttingDown
+from router.missing_path import explained
 from router.preparation import Preparation, Prepared
 from router.protocol.chat.format import ChatCompletions
 from router.protocol.cuts import Cuts, cut
 from router.protocol.exchange import Exchange
+from router.protocol.messages.format import AnthropicMessages
+from router.protocol.responses.format import Responses, ResponsesAnswering
 from router.protocol.wire_format import Envelope, WireFormat
 from router.relay import Out, Relay
 from router.response import ClientGone, EventStream, Receive, Send, send_json, unless_gone
+from router.response_ids import Link, Noting, ResponseIds
+from router.watch import ExchangeWatch, Watch
+from tools.vision.backend import VisionBackend
 
 log = logging.getLogger("chiasm")
 
@@ -52,8 +59,16 @@ class Rooms:
     settings: Settings
     brains: Sequence[Brain]
     preparation: Preparation
+    counting: Counting
+    response_ids: ResponseIds
+    watch: Watch
     answering: set[asyncio.Task[Any]] = field(default_factory=set)
     """The tasks of running exchanges."""
+
+    def answered_by(self, task: asyncio.Task[Any] | None) -> None:
+        assert task is not None
+        self.answering.add(task)
+        task.add_done_callback(self.answering.discard)
 
     async def last_words(self) -> None:
         """At the end of the process: let those that were cut tell their clients.
@@ -65,25 +80,30 @@ class Rooms:
             await asyncio.wait(set(self.answering), timeout=_LAST_WORDS_SECONDS)
 
 
-def _rooms(scope: Any) -> Rooms:
+def rooms_of(scope: Any) -> Rooms:
     rooms = scope["state"]["rooms"]
     assert isinstance(rooms, Rooms)
     return rooms
+
+
+async def read_cut(rooms: Rooms, scope: Any, receive: Receive) -> tuple[bytes | bytearray, Cuts]:
+    """A request's body without its pictures, and those.  Raises `BodyTooLarge` and what `read_body` does."""
+    most = int(rooms.settings.server.max_body_mib * 2**20)
+    skeleton, cuts = cut(await read_body(scope, receive, most=most), f"chiasm{secrets.token_hex(16)}x")
+    if len(skeleton) > _MOST_TEXT_BYTES:
+        raise BodyTooLarge(
+            f"the body holds more than {_MOST_TEXT_BYTES // 2**20} MiB beside its pictures; shorten its text"
+        )
+    return skeleton, cuts
 
 
 # Completions
 
 
 async def _completion(wire: WireFormat, caller: Caller, scope: Any, receive: Receive, send: Send) -> None:
-    rooms = _rooms(scope)
-    task = asyncio.current_task()
-    assert task is not None
-    rooms.answering.add(task)
-    task.add_done_callback(rooms.answering.discard)
-    most = int(rooms.settings.server.max_body_mib * 2**20)
-    skeleton, cuts = cut(await read_body(scope, receive, most=most), f"chiasm{secrets.token_hex(16)}x")
-    if len(skeleton) > _MOST_TEXT_BYTES:
-        raise BodyTooLarge(f"the body holds more than {_MOST_TEXT_BYTES // 2**20} MiB beside its pictures")
+    rooms = rooms_of(scope)
+    rooms.answered_by(asyncio.current_task())
+    skeleton, cuts = await read_cut(rooms, scope, receive)
     request = wire.parse(skeleton)
     del skeleton
     brain = await choose(rooms.brains, request.get("model") or "")
@@ -97,6 +117,12 @@ async def _completion(wire: WireFormat, caller: Caller, scope: Any, receive: Rec
 
 chat_completions = partial(_completion, ChatCompletions())
 """`POST /v1/chat/completions`."""
+
+messages = partial(_completion, AnthropicMessages())
+"""`POST /v1/messages`."""
+
+responses = partial(_completion, Responses())
+"""`POST /v1/responses`."""
 
 
 async def _stream(chat: _Chat, server: ServerSettings, receive: Receive, send: Send) -> None:
@@ -119,7 +145,7 @@ async def _stream(chat: _Chat, server: ServerSettings, receive: Receive, send: S
         await unless_gone(receive, answer())
     except asyncio.CancelledError:  # the time to drain is over
         if out.started and not out.finished:
-            await out.finish(writer.fail(ShuttingDown("the server is shutting down")))
+            await out.finish(writer.fail(ShuttingDown("this Chiasm is shutting down; send the request again")))
         raise
 
 
@@ -163,6 +189,7 @@ class _Chat:
         self._wire = wire
         self._caller = caller
         self._brain = brain
+        self._model = model
         self._request = request
         self._cuts: Cuts | None = cuts
         self.streams = bool(request.get("stream"))
@@ -178,10 +205,15 @@ class _Chat:
 
     async def run(self, out: Out) -> None:
         """Write the whole answer.  Raises the `ChiasmError` that prevented it."""
-        begun = time.monotonic()
-        outcome = "failed"
+        seen = self._rooms.watch.exchange(self._caller, self._wire.name, self._brain, self._model, streams=self.streams)
+        with seen:
+            await self._run(out, seen)
+
+    async def _run(self, out: Out, seen: ExchangeWatch) -> None:
         settings = self._brain.settings
-        prepared = await self._prepare()
+        link = await self._link()
+        prepared = await self._prepare(link)
+        seen.conversation = prepared.conversation
         exchange = Exchange(
             dialect=self._wire.dialect(await self._brain.profile()),
             request=prepared.request,
@@ -198,37 +230,40 @@ class _Chat:
             headers=upstream_headers(self._caller, self._wire),
             reader=self._answering.reader,
             writer=self.writer,
-            out=out,
+            out=out if link is None else Noting(out, partial(self._note, link, prepared.conversation)),
             toolbox=prepared.toolbox,
             keep=prepared.keep,
             fill=prepared.fill,
             as_sent=self._wire.as_sent,
             first_byte_seconds=settings.first_byte_seconds,
             idle_seconds=settings.idle_seconds,
+            watch=seen,
         )
         try:
-            outcome = (await relay.run()).reason
-        except ChiasmError as error:
-            outcome = error.code or error.type
-            raise
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-            raise
+            seen.reason = (await relay.run()).reason
+        except ChiasmError as failed:
+            raise explained(failed, self._wire.path) from None
         finally:
-            log.info(
-                "%s model=%s turns=%d looks=%d outcome=%s ms=%d",
-                self._caller.request_id,
-                settings.name or "-",
-                exchange.turns,
-                exchange.vision.calls,
-                outcome,
-                (time.monotonic() - begun) * 1000,
-            )
+            seen.turns, seen.looked = exchange.turns, exchange.vision
 
-    async def _prepare(self) -> Prepared:
+    async def _link(self) -> Link | None:
+        """To the answers before and after, where servers keep those."""
+        if not isinstance(self._answering, ResponsesAnswering):
+            return None
+        model = self._brain.settings.name or ""
+        return await self._rooms.response_ids.link(self._caller.tenant, model, self._request)
+
+    async def _note(self, link: Link, conversation: str) -> None:
+        assert isinstance(self._answering, ResponsesAnswering)
+        await link.answered(*self._answering.ids, conversation)
+
+    async def _prepare(self, link: Link | None) -> Prepared:
         request, self._request = self._request, {}
         cuts, self._cuts = self._cuts, None
-        prepared = await prepare(self._rooms, self._wire, self._caller, self._brain, request, cuts)
+        brain = self._brain
+        prepared = await prepare(
+            self._rooms, self._wire, self._caller, brain, request, cuts, eyes=brain.eyes, link=link
+        )
         if prepared.conversation:
             self.headers["x-chiasm-conversation"] = prepared.conversation
         return prepared
@@ -238,10 +273,20 @@ class _Chat:
 
 
 async def prepare(
-    rooms: Rooms, wire: WireFormat, caller: Caller, brain: Brain, request: dict[str, Any], cuts: Cuts | None
+    rooms: Rooms,
+    wire: WireFormat,
+    caller: Caller,
+    brain: Brain,
+    request: dict[str, Any],
+    cuts: Cuts | None,
+    *,
+    eyes: VisionBackend | None,
+    link: Link | None = None,
 ) -> Prepared:
     """The client's request, as `wire.parse` answered it, made into the brain's."""
     profile, settings = await brain.profile(), brain.settings
+    if link is not None:
+        request = link.request(request)
     return await rooms.preparation.prepare(
         wire,
         wire.with_settings(
@@ -252,10 +297,12 @@ async def prepare(
         ),
         cuts,
         settings=settings,
-        eyes=brain.eyes,
+        eyes=eyes,
         tenant=caller.tenant,
-        headers=caller.headers,
+        headers=caller.headers if link is None else link.headers(caller.headers),
         thoughts=wire.thoughts(profile),
+        link=link,
+        request_id=caller.request_id,
     )
 
 
@@ -279,7 +326,7 @@ def upstream_headers(caller: Caller, wire: WireFormat) -> dict[str, str]:
 
 async def models(caller: Caller, scope: Any, receive: Receive, send: Send) -> None:
     """`GET /v1/models` and `GET /v1/models/{id}`."""
-    rows = [_model_row(await brain.name(), brain) for brain in _rooms(scope).brains]
+    rows = [_model_row(await brain.name(), brain) for brain in rooms_of(scope).brains]
     wanted = scope["path_params"].get("model")
     if wanted is None:
         answer: dict[str, Any] = {"object": "list", "data": rows}

@@ -35,6 +35,12 @@ _PIECE = 256 * 1024
 
 _COURTESY_OVER: tuple[type[Exception], ...] = (TimeoutError, *BROKEN)
 
+_AT_ROOT = frozenset({"/tokenize", "/detokenize"})
+"""Paths that servers have beside their `/v1` and not under it."""
+
+_KEY_HEADERS = dict.fromkeys(("/messages", "/messages/count_tokens"), "x-api-key")
+"""Where Anthropic's own key header is read; servers that also know other formats want `authorization` all the same."""
+
 _BROKEN_LIST = frozenset({405, 500, 501})
 """How a server answers that has no list of models, or a broken one: `transformers serve` says 500 as long as the
 machine has no model cache.  It works for whoever knows the model's id.  Not 404, which most often means a wrong base
@@ -58,6 +64,7 @@ class Answer:
     headers: Mapping[str, str]
     chunks: AsyncIterable[bytes]
     """The body as the network cuts it."""
+    status: int = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +99,17 @@ class Upstream:
     def host(self) -> str:
         return httpx.URL(self._base_url).host
 
+    @property
+    def root(self) -> str:
+        """The server's, without the `/v1` at the end of its base URL."""
+        return self._base_url.removesuffix("/v1")
+
     async def model(self) -> str:
         """The id that the server knows the model by: as configured, or the first that it lists."""
         if self._model is None:
             ids = (await self.listing()).ids
             if not ids:
-                raise UpstreamBroken("the text model's server lists no model; name one in the configuration")
+                raise UpstreamBroken("the text model's server lists no model; set model in [[text]]")
             self._model = ids[0]
         return self._model
 
@@ -131,7 +143,9 @@ class Upstream:
                 async with self._client.stream("GET", url, headers=self._headers({})) as response:
                     content = await _listing_body(response)
         except TimeoutError:
-            raise UpstreamBroken("the text model's server did not answer when asked for its models") from None
+            raise UpstreamBroken(
+                "the text model's server did not answer when asked for its models; does it run?"
+            ) from None
         except BROKEN as error:
             raise _unreachable(error) from None
         if self._model is not None and response.status_code in _BROKEN_LIST:
@@ -141,7 +155,9 @@ class Upstream:
         try:
             rows = [row for row in orjson.loads(content)["data"] if isinstance(row["id"], str)]
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            raise UpstreamBroken("the text model's server answered something that is not a list of models") from None
+            raise UpstreamBroken(
+                "the text model's server answered something that is not a list of models; does base_url end in /v1?"
+            ) from None
         owner = rows[0].get("owned_by") if rows else None
         server = response.headers.get("server", "")
         return Listing([row["id"] for row in rows], owner if isinstance(owner, str) else "", server)
@@ -165,10 +181,12 @@ class Upstream:
                 raise
             response = await self._answered(path, request, headers)
         try:
-            yield Answer(response.headers.get("content-type", ""), response.headers, _stream(response))
+            kind = response.headers.get("content-type", "")
+            yield Answer(kind, response.headers, _stream(response), response.status_code)
         except BROKEN:
             raise UpstreamBroken(
-                "the connection to the text model's server broke in the middle of its answer", code="upstream_reset"
+                "the connection to the text model's server broke in the middle of its answer; its own log says why",
+                code="upstream_reset",
             ) from None
         finally:
             await response.aclose()
@@ -179,9 +197,10 @@ class Upstream:
         # Not by the client's `build_request`: it adds defaults that we replace, and the cookies of earlier answers.
         outgoing = httpx.Request(
             "POST",
-            f"{self._base_url}{path}",
+            f"{self.root if path in _AT_ROOT else self._base_url}{path}",
             content=_Pieces(body),
-            headers=self._headers(headers) | {"content-type": "application/json", "content-length": str(len(body))},
+            headers=self._headers(headers, path)
+            | {"content-type": "application/json", "content-length": str(len(body))},
             extensions={"timeout": self._client.timeout.as_dict()},
         )
         del body
@@ -222,10 +241,12 @@ class Upstream:
             self.breaker.succeeded()
         return response
 
-    def _headers(self, extra: Mapping[str, str]) -> dict[str, str]:
+    def _headers(self, extra: Mapping[str, str], path: str = "") -> dict[str, str]:
         headers = {"accept-encoding": "identity", **extra}
         if self._api_key:
             headers["authorization"] = f"Bearer {self._api_key}"
+            if path in _KEY_HEADERS:
+                headers[_KEY_HEADERS[path]] = self._api_key
         return headers
 
     def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
@@ -300,9 +321,14 @@ def _unreachable(error: Exception) -> UpstreamBroken:
     # The transport reports a connection closed before any answer as a connect time-out, too.
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return UpstreamBroken(
-            "the text model's server cannot be reached or closed the connection", code="upstream_unreachable"
+            "the text model's server cannot be reached or closed the connection: it may not run, or still load its "
+            "model, or base_url is wrong (`chiasm doctor` tells)",
+            code="upstream_unreachable",
         )
-    return UpstreamBroken("the connection to the text model's server broke before it answered", code="upstream_reset")
+    return UpstreamBroken(
+        "the connection to the text model's server broke before it answered; its own log says why",
+        code="upstream_reset",
+    )
 
 
 def _words(body: bytes) -> str:

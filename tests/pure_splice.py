@@ -1,8 +1,8 @@
 """Raw bytes of several turns in, the client's raw bytes out, without sockets or clocks.
 
 `splice` is what the service does with an exchange, minus the waiting: bytes → reader → exchange → writer → bytes, with
-tool results from a script.  `read_stream` reads what a client gets, and refuses everything that the canonical stream
-must not hold: that is the one place where its rules stand as code of the tests.
+tool results from a script.  `read_stream` (`tests.speakers.chat`) reads what a client gets, and refuses everything that
+the canonical stream must not hold: that is the one place where its rules stand as code of the tests.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final
-
-import orjson
 
 from router.protocol.chat.dialect import OpenAIChat
 from router.protocol.chat.reader import ChunkReader, CompletionReader
@@ -35,6 +33,9 @@ from router.protocol.own_tools import OwnTools
 from router.protocol.profiles import PROFILES
 from router.protocol.wire_format import Envelope
 from tests.playbook import REQUEST, counted_ids, owning
+from tests.speakers.answer import Answer as Answer
+from tests.speakers.answer import Call as Call
+from tests.speakers.chat import read_stream as read_stream
 from tools.call import ToolCall, ToolResult, VisionUsage
 
 Cut = Callable[[bytes], Iterable[bytes]]
@@ -181,104 +182,3 @@ def _events(reader: Reader, pieces: Iterable[bytes]) -> Iterator[Event]:
         yield from reader.feed(piece)
     yield from reader.close()
     yield UpstreamEnded(reader.clean)
-
-
-# What the client reads
-
-
-@dataclass(slots=True)
-class Call:
-    id: str
-    name: str
-    arguments: str = ""
-
-
-@dataclass(slots=True)
-class Answer:
-    id: str = ""
-    created: int = 0
-    model: str = ""
-    text: str = ""
-    reasoning: str = ""
-    calls: list[Call] = field(default_factory=list)
-    finish: str | None = None
-    usage: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
-    order: list[str] = field(default_factory=list)
-    """Kinds of what came, runs of one kind told once: "reasoning", "text", "call 0", …"""
-    others: list[dict[str, Any]] = field(default_factory=list)
-    """Chunks of other choices."""
-
-
-def read_stream(stream: bytes, *, include_usage: bool = False) -> Answer:
-    """Reads a whole answer.  Raises AssertionError where it is not canonical (see `router.protocol.chat.writer`)."""
-    events = stream.split(b"\n\n")
-    assert events.pop() == b"", "the stream ends in the middle of an event"
-    events = [event for event in events if not event.startswith(b":")]
-    assert all(event.startswith(b"data: ") and b"\n" not in event for event in events), events
-    assert events.count(b"data: [DONE]") == 1, "one [DONE]"
-    assert events.pop() == b"data: [DONE]", "[DONE] is last"
-    chunks = [orjson.loads(event.removeprefix(b"data: ")) for event in events]
-    answer = Answer()
-    if chunks and "error" in chunks[-1]:
-        answer.error = chunks.pop()["error"]
-        assert isinstance(answer.error, dict)
-        assert answer.error.keys() == {"message", "type", "param", "code"}, answer.error
-        assert answer.error["message"]
-        assert answer.error["type"]
-        if not chunks:
-            return answer
-    elif include_usage and chunks and chunks[-1]["choices"] == []:
-        answer.usage = chunks.pop()["usage"]
-    first = chunks[0]
-    answer.id, answer.created, answer.model = first["id"], first["created"], first["model"]
-    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}, "the role stands in the first chunk"
-    for number, chunk in enumerate(chunks):
-        assert (chunk["id"], chunk["created"], chunk["model"]) == (answer.id, answer.created, answer.model)
-        assert chunk["object"] == "chat.completion.chunk"
-        (choice,) = chunk["choices"]
-        if choice["index"] != 0:
-            answer.others.append(choice)
-            continue
-        assert answer.finish is None, "nothing follows the finish reason"
-        delta = choice["delta"]
-        assert "role" not in delta or number == 0, "one role"
-        answer.finish = choice["finish_reason"]
-        if answer.finish is not None:
-            assert delta == {"content": ""}, "the finish chunk says no more"
-            assert "usage" not in chunk or not include_usage, "usage comes in a chunk of its own when asked for"
-            answer.usage = chunk.get("usage", answer.usage)
-        else:
-            assert "usage" not in chunk, "no usage before the finish"
-            _say(answer, delta)
-    assert (answer.finish is None) == (answer.error is not None), "a good answer has a finish reason, a bad one none"
-    return answer
-
-
-def _say(answer: Answer, delta: Mapping[str, Any]) -> None:
-    assert sum(key in delta for key in ("content", "reasoning_content", "tool_calls")) <= 1, "one thing in a chunk"
-    kind = ""
-    if text := delta.get("content"):
-        kind = "text"
-        answer.text += text
-    elif reasoning := delta.get("reasoning_content"):
-        kind = "reasoning"
-        answer.reasoning += reasoning
-    elif calls := delta.get("tool_calls"):
-        (call,) = calls
-        if "id" in call:
-            assert call["index"] == len(answer.calls), "calls are counted from 0 in order of appearance"
-            assert call.keys() == {"index", "id", "type", "function"}
-            assert call["type"] == "function"
-            assert call["id"] not in [other.id for other in answer.calls], "ids are unique"
-            assert call["function"] == {"name": call["function"]["name"], "arguments": ""}
-            answer.calls.append(Call(call["id"], call["function"]["name"]))
-        else:
-            assert call["index"] == len(answer.calls) - 1, "one call after the other"
-            assert call.keys() == {"index", "function"}
-            assert call["function"].keys() == {"arguments"}
-            answer.calls[-1].arguments += call["function"]["arguments"]
-        kind = f"call {call['index']}"
-    if kind and answer.order[-1:] != [kind]:
-        assert kind.startswith("call") or not answer.calls, "no words after the first call"
-        answer.order.append(kind)

@@ -23,6 +23,7 @@ _NEVER_SENT = frozenset(
         "priority",
         # Where the server gets its memory or its answer from: these name hosts and keys.
         "kv_transfer_params",
+        "ec_transfer_params",
         "bootstrap_host",
         "bootstrap_port",
         "bootstrap_room",

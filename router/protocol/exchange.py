@@ -205,6 +205,11 @@ class Exchange:
         return self._turn.number
 
     @property
+    def turn(self) -> Turn:
+        """The one that is being heard, or was heard last."""
+        return self._turn
+
+    @property
     def vision(self) -> VisionUsage:
         return self._vision
 

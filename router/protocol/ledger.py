@@ -32,6 +32,7 @@ from typing import Any
 import orjson
 
 from cache.composed import composed
+from router.protocol.cache_marks import without_cache_control
 from router.protocol.outline import is_thought_or_call
 from router.protocol.pictures import has_pictures, with_some_pictures
 
@@ -82,14 +83,15 @@ class Trail:
         """`wire`: the format that the history came in; those of different formats have no place in common."""
         self._head = _head(messages)
         self._chain = hashlib.sha256(wire.encode())
-        self._before = wire.encode()
+        self._wire = wire.encode()
+        self._before = b""
         self.places = [self.follow(message) for message in messages]
 
     def follow(self, message: Any) -> Place:
         """The place of a message that follows all others; the next one follows it."""
         plain = _plain_message(message)
         self._chain.update(plain)
-        place = Place(self._chain.hexdigest()[:40], hashlib.sha256(self._before + plain).hexdigest()[:40])
+        place = Place(self._chain.hexdigest()[:40], hashlib.sha256(self._wire + self._before + plain).hexdigest()[:40])
         self._before = plain or self._before
         return place
 
@@ -138,6 +140,19 @@ def weave(
         answers = [message for message in results if not has_pictures(message)]
         woven += [*said, *_in_order_of_calls(said[-1], [*answers, *of_client]), *pictures]
     return woven
+
+
+def with_results(messages: Sequence[Any], results: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """A history that begins behind a mixed turn, with what answers our calls of it among the client's own results."""
+    at = next((index for index, message in enumerate(messages) if _is_result(message)), None)
+    if at is None:  # the client answers nothing: behind the system's words
+        at = sum(isinstance(message, Mapping) and message.get("role") in _OF_SYSTEM for message in messages[:1])
+    behind = at
+    while behind < len(messages) and _is_result(messages[behind]):
+        behind += 1
+    answers = [message for message in results if not has_pictures(message)]
+    pictures = [message for message in results if has_pictures(message)]
+    return [*messages[:at], *answers, *messages[at:behind], *pictures, *messages[behind:]]
 
 
 def without_thoughts(turn: KeptTurn, taken: Collection[str]) -> KeptTurn:
@@ -272,7 +287,7 @@ def _words(content: Any, role: str) -> Any:
     texts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
     words = _plain_text("\n".join(text for text in texts if isinstance(text, str)), role)
     others = [
-        part
+        without_cache_control(part)
         for part, text in zip(content, texts, strict=True)
         if not isinstance(text, str) and not is_thought_or_call(part)
     ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_NOT_WORDS = frozenset({"call", "thinking", "redacted_thinking", "reasoning"})
-_THOUGHTS = _NOT_WORDS - {"call"}
+_NOT_WORDS = frozenset({"call", "item", "thinking", "redacted_thinking", "reasoning"})
+_THOUGHTS = _NOT_WORDS - {"call", "item"}
 
 
 def is_thought(part: Any) -> bool:
@@ -15,7 +15,7 @@ def is_thought(part: Any) -> bool:
 
 
 def is_thought_or_call(part: Any) -> bool:
-    """Calls stand in `tool_calls`."""
+    """Calls stand in `tool_calls`; of other items only the words count."""
     return _type_of(part) in _NOT_WORDS
 
 

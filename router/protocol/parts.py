@@ -72,7 +72,8 @@ class ErrorFrame:
     """The server said inside its stream that it failed."""
 
     message: str
-    code: int | None = None
+    code: int | str | None = None
+    """A number is a status; a word is one that clients of the format decide by."""
 
 
 @dataclass(frozen=True, slots=True)

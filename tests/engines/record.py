@@ -180,7 +180,8 @@ def record(url: str, asked: Mapping[str, Any]) -> Recorded:
 
 
 @contextmanager
-def _brain(engine: Engine) -> Iterator[str]:
+def brain_at(engine: Engine, path: str) -> Iterator[str]:
+    """An engine with the brain on it; gives the address of `path` behind its base URL."""
     port = free_port()
     # Inside the models' folder, because `transformers serve` names the model by its path in every chunk.
     command = [argument.removeprefix(f"{MODELS}/") for argument in engine.command("brain", port)]
@@ -192,7 +193,7 @@ def _brain(engine: Engine) -> Iterator[str]:
         env={**os.environ, **engine.environment},
         start_seconds=engine.start_seconds,
     ):
-        yield f"http://127.0.0.1:{port}/v1/chat/completions"
+        yield f"http://127.0.0.1:{port}/v1{path}"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -203,7 +204,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = ROOT / "tests" / "transcripts" / FOLDERS[engine.name]
     missed = 0
     try:
-        with _brain(engine) as url:
+        with brain_at(engine, "/chat/completions") as url:
             for question in QUESTIONS:
                 for manner in MANNERS:
                     missed += not _both_turns(engine, url, question, manner, folder)

@@ -7,10 +7,8 @@ usage, and how a failure looks.  The readers here take all of it and say the sam
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any
 
 import orjson
@@ -19,6 +17,7 @@ from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Part, Reason
 from router.protocol.profiles import BROKEN_FINISHES, FINISH_REASONS
 from router.protocol.reasoning_details import FIELD as DETAILS
 from router.protocol.reasoning_details import fragments
+from router.protocol.server_json import is_json, parsed
 from router.protocol.sse import EventTooLarge, SSEDecoder
 from router.protocol.turn import is_object
 
@@ -155,7 +154,7 @@ class ChunkReader:
     def close(self) -> Sequence[Part]:
         parts: list[Part] = []
         for event in self._decoder.close():
-            if event.data.startswith(b"{") and not event.data.startswith(b'{"error"') and not _is_json(event.data):
+            if event.data.startswith(b"{") and not event.data.startswith(b'{"error"') and not is_json(event.data):
                 break  # an event cut in half: the missing end says enough
             self._event(event.data, parts)
         return parts
@@ -167,7 +166,7 @@ class ChunkReader:
             self.clean = True
             return
         try:
-            chunk = _parsed(data)
+            chunk = parsed(data)
         except ValueError:
             if data.strip() == b"[DONE]":
                 self.clean = True
@@ -238,7 +237,7 @@ class CompletionReader:
 
     def close(self) -> Sequence[Part]:
         try:
-            raw = _parsed(self._body.strip())  # DeepSeek sends blank lines while the request is queued
+            raw = parsed(self._body.strip())  # DeepSeek sends blank lines while the request is queued
         except ValueError:
             return [ErrorFrame("the text model's server answered something that is not JSON")]
         if not isinstance(raw, dict):
@@ -320,34 +319,3 @@ def _text(value: object) -> str:
 def _words(data: bytes) -> str:
     """At most a line's worth of a server's own words."""
     return data.decode("utf-8", "replace")[:500]
-
-
-def _parsed(data: bytes | bytearray) -> Any:
-    """JSON as servers write it.  Raises ValueError.
-
-    Python's own writer lets NaN and Infinity through (log-probabilities of tokens that cannot be), JavaScript's a half
-    of a surrogate pair, and some servers cut a character in two.  One bad token, or a number that is beyond all others,
-    is no reason to lose an answer.
-    """
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        try:
-            lenient = json.loads(
-                data.decode("utf-8", "replace"),
-                parse_constant=lambda _: None,
-                parse_float=lambda text: number if isfinite(number := float(text)) else None,
-                parse_int=lambda text: int(text) if len(text) < 20 else None,
-            )
-        except RecursionError:
-            raise error from None
-        text = json.dumps(lenient, ensure_ascii=False)
-        return orjson.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-
-
-def _is_json(data: bytes) -> bool:
-    try:
-        _parsed(data)
-    except ValueError:
-        return False
-    return True

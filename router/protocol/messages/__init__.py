@@ -1,0 +1,1 @@
+"""Anthropic Messages: requests, answers, and how its conversations go on."""
