@@ -31,7 +31,8 @@ from router import count_tokens, endpoints, health, pass_through, scrape
 from router.admin import api
 from router.admin.auth import Auth
 from router.admin.events import Bus
-from router.admin.service import changes_to, open_admin
+from router.admin.page import routes as page
+from router.admin.service import changes_to, open_admin, prompts_to
 from router.admin.thumbnails import Thumbnails
 from router.afterwards import Afterwards
 from router.bodies import Bodies
@@ -77,6 +78,7 @@ def create_app(settings: Settings) -> Starlette:
     The lifespan raises `StoreError` for a store that cannot be opened.
     """
     keys = [key.get_secret_value() for key in settings.server.api_keys]
+    auth = Auth(settings.server.admin_key.get_secret_value())
     bodies = Bodies(largest=int(settings.server.max_body_mib * 2**20), tenants=len(keys))
 
     def door(
@@ -109,7 +111,8 @@ def create_app(settings: Settings) -> Starlette:
             Route("/healthz", door(health.healthz, "GET", "HEAD", open_to_all=True)),
             Route("/readyz", door(health.readyz, "GET", "HEAD", open_to_all=True)),
             Route("/metrics", _metrics_door(settings, bodies)),
-            *api.routes(Auth(settings.server.admin_key.get_secret_value())),
+            *api.routes(auth),
+            *page.routes(auth),
         ],
         lifespan=lambda _: _lifespan(settings),
     )
@@ -207,7 +210,7 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Any]]:
         sweeping = asyncio.create_task(_sweep_now_and_then(store))
         stack.callback(sweeping.cancel)
         brains = [_brain(text, settings, eyes, client) for text in settings.text]
-        last_prompts = LastPrompts()
+        last_prompts = LastPrompts(noted=prompts_to(bus))
         readiness = Readiness(brains, store)
         stack.push_async_callback(readiness.close)
         rooms = Rooms(

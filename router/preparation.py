@@ -18,13 +18,14 @@ from cache.looks import Looks
 from cache.record import ImageRecord
 from cache.rows import Rows
 from cache.tables import Tables
-from router import native
+from router import last_prompts, native
 from router.afterwards import Afterwards
 from router.caption import Captions
 from router.config import TextSettings
 from router.hidden_turns import HiddenTurns, Woven
 from router.images import ConversationImages
 from router.ingest import Ingest, Ingested, placeholder_tokens
+from router.last_prompts import LastPrompts
 from router.protocol import ledger
 from router.protocol.cuts import Cuts
 from router.protocol.events import Keep
@@ -36,6 +37,7 @@ from router.protocol.own_tools import OwnTools
 from router.protocol.pictures import label, referenced
 from router.protocol.placeholders import placeholder
 from router.protocol.wire_format import WireFormat
+from router.response_ids import Link
 from router.since import Since
 from tools import analyze_image, recall_image
 from tools.analyze_image import AnalyzeImage
@@ -88,6 +90,8 @@ class Preparation:
     since: Since
     always_offer: bool
     """Whether our tools are there before the conversation's first image."""
+    last_prompts: LastPrompts | None = None
+    """Where people can look at what was made; without it nobody can."""
 
     async def prepare(
         self,
@@ -100,9 +104,12 @@ class Preparation:
         tenant: str,
         headers: Mapping[str, str],
         thoughts: Collection[str],
+        link: Link | None = None,
+        request_id: str = "",
     ) -> Prepared:
         """`request`: in outline.  `headers`: names in lower case.  `thoughts`: the fields in which the server takes a
-        turn's thoughts back.  Raises `BadRequest` for picture data where none belongs."""
+        turn's thoughts back.  `link`: where the server keeps answers.  Raises `BadRequest` for picture data where none
+        belongs."""
         sees = settings.images == "native"
         if settings.images == "off" or (eyes is None and not sees):
             restored = cuts.restored(request) if cuts else request
@@ -124,9 +131,13 @@ class Preparation:
         sight = native.NativeSight(taken, images, self.since, cuts) if sees else None
         del cuts  # the pictures are in the store
         can_call = settings.images != "caption"
-        return await _Chat(
-            self, wire, request, taken, images, eyes, sight, tenant, thoughts, can_call=can_call
-        ).prepared()
+        chat = _Chat(self, wire, request, taken, images, eyes, sight, tenant, thoughts, can_call=can_call, link=link)
+        prepared = await chat.prepared()
+        if self.last_prompts is not None:
+            chat.note_in(
+                self.last_prompts, prepared, brain=settings.name or settings.model or "", request_id=request_id
+            )
+        return prepared
 
 
 class _Chat:
@@ -145,6 +156,7 @@ class _Chat:
         thoughts: Collection[str],
         *,
         can_call: bool,
+        link: Link | None,
     ) -> None:
         """`sight`: of a brain that has eyes itself; without it there are `eyes`."""
         self._rooms = rooms
@@ -155,12 +167,15 @@ class _Chat:
         self._eyes = eyes
         self._sight = sight
         self._thoughts = thoughts
+        self._link = link
         self._can_look = can_call and wire.loop_can_work(request)
         self._of_client = wire.tool_names(request)
         self._look = free_name(analyze_image.NAME, self._of_client)
         self._recall = free_name(recall_image.NAME, self._of_client)
         self._question = last_words(request["messages"])
         self._toolbox = self._tools(tenant)
+        self._sides: tuple[list[Any], Woven] = ([], Woven({}, {}, {}))
+        """The client's messages as the brain is to see them, and what was woven into them."""
 
     def _tools(self, tenant: str) -> Toolbox:
         if self._sight is not None:
@@ -182,7 +197,11 @@ class _Chat:
         woven = await self._found(messages, trail) if trail else Woven({}, {}, {})
         if trail and self._can_look:
             woven = await self._with_tail(messages, trail, woven)
+        self._sides = messages, woven
         request = {**self._request, "messages": self._woven(messages, woven)}
+        if self._link is not None and self._link.unanswered is not None:
+            request["messages"], late = await self._answered(request["messages"], self._link.unanswered)
+            looked += late
         if self._sight is not None:
             self._sight.in_view.update(referenced(request["messages"]))
         offered = self._can_look and (self._rooms.always_offer or len(self._images.table) > 0)
@@ -204,6 +223,30 @@ class _Chat:
             _as_it_is if self._sight is None else self._sight.fill,
         )
 
+    def note_in(self, prompts: LastPrompts, made: Prepared, *, brain: str, request_id: str) -> None:
+        """For people, once it is made."""
+        came, (history, woven) = self._request["messages"], self._sides
+        pictures: dict[int, list[int]] = {}
+        for one in self._taken.placed:
+            pictures.setdefault(one.image.message, []).append(one.record.number)
+
+        def body() -> bytes:
+            return last_prompts.written(
+                self._taken.without_pictures(came),
+                history,
+                made.request["messages"],
+                came=came,
+                pictures=pictures,
+                answers=woven.turns.keys(),
+                tables=woven.tables,
+                tools=sorted(made.own.names),
+            )
+
+        of = self._taken.conversation
+        prompts.note(
+            of.tenant, of.key, self._images.table, body, request_id=request_id, brain=brain, wire=self._wire.name
+        )
+
     async def _history(self) -> tuple[list[Any], Trail | None, VisionUsage]:
         """The client's messages as the brain is to see them, their places if there are images, and what that cost."""
         there_are_images = len(self._images.table) > 0
@@ -221,7 +264,7 @@ class _Chat:
         """Of the history with nothing but numbers in the images' places: the words there depend on what this request
         allows, on what is forgotten, on what was deleted."""
         history = self._taken.replaced([label(one.record.number) for one in self._taken.placed])
-        return Trail(history, self._wire.name)
+        return Trail(history, f"{self._wire.name}{self._link.opening if self._link else ''}")
 
     async def _text_only(self) -> tuple[list[Any], VisionUsage]:
         """The client's messages with words in the images' places."""
@@ -273,6 +316,17 @@ class _Chat:
         await self._rooms.hidden_turns.seen_at(images.where, trail.places[last], stamp)
         return replace(woven, turns={**woven.turns, last: replace(turn, stamp=stamp)})
 
+    async def _answered(self, messages: list[Any], place: Place) -> tuple[list[Any], VisionUsage]:
+        """The messages with the results of our calls of a mixed turn that the server keeps, before the client's."""
+        woven = await self._rooms.hidden_turns.find(
+            self._images.where, {0: place}, {}, self._toolbox.call_all, deleted=self._images.table.deleted
+        )
+        turn = woven.turns.get(0)
+        if turn is None:
+            return messages, VisionUsage()
+        turn = turn if self._sight else ledger.without_pictures(turn)
+        return ledger.with_results(messages, turn.results), woven.costs.get(0, VisionUsage())
+
     def _woven(self, messages: list[Any], woven: Woven) -> list[Any]:
         if not woven.turns and not woven.tables:
             return messages
@@ -316,6 +370,8 @@ class _Chat:
         if len(kept.said) == 1 and not kept.calls:
             await hidden_turns.keep_plain(where, place)
         elif kept.calls:
+            if self._link is not None:
+                self._link.left_open(place)
             await hidden_turns.begin(where, place, turn, kept.calls, self._toolbox.call_all)
         else:
             await hidden_turns.keep(where, place, turn)

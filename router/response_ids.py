@@ -1,0 +1,133 @@
+"""What a client means by `previous_response_id`, where the server keeps responses.
+
+An answer with hidden turns is several responses to the server and one to the client, which knows it by the id of the
+first.  Whoever goes on from there means the last, so that is noted; and with it the conversation, because a request
+that only says what is new has no opening to know it by, and the place of a mixed turn, whose hidden calls the server
+still wants answered beside the client's own.
+
+    response/<tenant>/<SHA-256 of the model and the id>
+
+Lost, the id goes on as the client sent it, and what the server says to that reaches the client.  Not where there are
+several tenants: the server keeps the responses of all of them under one key of ours, so whoever knows an id could read
+another's conversation.  There an id counts only for the one to whom it was given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from cache.documents import Documents
+from cache.store import Store, StoreError
+from router.errors import BadRequest
+from router.protocol.ledger import Place
+from router.relay import Out
+
+CONVERSATION = "x-chiasm-conversation"
+
+
+@dataclass(slots=True)
+class Noted:
+    """An answer as the server knows it.  Without one, an id stands for itself."""
+
+    last: str = ""
+    """The id of the last response."""
+    conversation: str = ""
+    full: str = ""
+    near: str = ""
+    """The place of a mixed turn; empty where nothing was left open."""
+
+
+class ResponseIds:
+    def __init__(self, store: Store, *, tenants: int = 1) -> None:
+        self._notes = Documents(store, Noted, kind="response id", version=1, empty=Noted)
+        self._store = store
+        self._tenants = tenants
+
+    async def link(self, tenant: str, model: str, request: Mapping[str, Any]) -> Link:
+        """Between the answer that `request` goes on from, if any, and its own.  Raises `BadRequest` for an id that this
+        tenant was not given."""
+        previous = request.get("previous_response_id")
+        noted = await self._notes.get(_key(tenant, model, previous)) if isinstance(previous, str) and previous else None
+        if previous and noted is None and self._tenants > 1:
+            error = BadRequest(
+                f"Previous response with id {str(previous)[:100]!r} not found.", param="previous_response_id"
+            )
+            error.code = "previous_response_not_found"
+            raise error
+        return Link(self, tenant, model, noted, stored=request.get("store") is not False)
+
+    async def note(self, tenant: str, model: str, id_: str, noted: Noted) -> None:
+        with suppress(StoreError):  # the id then stands for itself
+            await self._store.put(_key(tenant, model, id_), self._notes.write(noted))
+
+
+class Link:
+    """One answer between the one before it and the one after it."""
+
+    def __init__(self, ids: ResponseIds, tenant: str, model: str, before: Noted | None, *, stored: bool) -> None:
+        self._ids = ids
+        self._tenant = tenant
+        self._model = model
+        self._before = before
+        self._stored = stored
+        self._open: Place | None = None
+
+    @property
+    def opening(self) -> str:
+        """What makes the places of a history that begins in the middle others than those of any other."""
+        return self._before.last if self._before else ""
+
+    @property
+    def unanswered(self) -> Place | None:
+        """The mixed turn that the server's last response ended with."""
+        before = self._before
+        return Place(before.full, before.near) if before and before.full else None
+
+    def left_open(self, place: Place) -> None:
+        """This answer ends with calls of ours that are still at work, kept at `place`."""
+        self._open = place
+
+    def request(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The client's, with the id that the server means."""
+        return {**request, "previous_response_id": self._before.last} if self._before else request
+
+    def headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The client's, which say which conversation it is."""
+        known = self._before.conversation if self._before else ""
+        return {**headers, CONVERSATION: known} if known and CONVERSATION not in headers else headers
+
+    async def answered(self, id_: str, last: str, conversation: str) -> None:
+        """`id_`: by which the client knows the answer; `last`: of the server's last response."""
+        if not (self._stored and id_ and last):
+            return
+        noted = Noted(last, conversation)
+        if self._open is not None:
+            noted.full, noted.near = self._open.full, self._open.near
+        await self._ids.note(self._tenant, self._model, id_, noted)
+
+
+class Noting:
+    """The way out of an answer that is noted before it ends, so that the next request finds it."""
+
+    def __init__(self, out: Out, note: Callable[[], Awaitable[None]]) -> None:
+        self._out = out
+        self._note = note
+
+    async def write(self, data: bytes) -> None:
+        await self._out.write(data)
+
+    async def finish(self, data: bytes) -> None:
+        await self._note()
+        await self._out.finish(data)
+
+    async def beat(self) -> None:
+        await self._out.beat()
+
+
+def _key(tenant: str, model: str, id_: object) -> str:
+    digest = hashlib.sha256(f"{model}\0{id_}".encode("utf-8", "replace")).hexdigest()[:40]
+    return f"response/{tenant}/{digest}"
