@@ -30,6 +30,26 @@ from typing import Any, Final, Self, TypeAlias, cast
 
 import orjson
 
+from tests.speakers import speaker_at
+from tests.speakers.chat import chunk as chunk
+from tests.speakers.chat import event as event
+from tests.speakers.pieces import Begins as Begins
+from tests.speakers.pieces import Breaks as Breaks
+from tests.speakers.pieces import Calls as Calls
+from tests.speakers.pieces import Closes as Closes
+from tests.speakers.pieces import Continues as Continues
+from tests.speakers.pieces import Ends as Ends
+from tests.speakers.pieces import Fails as Fails
+from tests.speakers.pieces import Finishes as Finishes
+from tests.speakers.pieces import Hangs as Hangs
+from tests.speakers.pieces import Opens as Opens
+from tests.speakers.pieces import Piece as Piece
+from tests.speakers.pieces import Saying
+from tests.speakers.pieces import Sends as Sends
+from tests.speakers.pieces import Thinks as Thinks
+from tests.speakers.pieces import Waits as Waits
+from tests.speakers.speaker import Speaker, Voice
+
 PICTURE: Final = re.compile(rb"data:image/|iVBORw0KGgo|/9j/4|R0lGOD|UklGR|[A-Za-z0-9+/]{200}")
 """Picture data in a request, whatever it is wrapped in; a long run of base64 letters is enough."""
 
@@ -58,14 +78,24 @@ class Asked:
         return orjson.loads(self.body)
 
     @property
+    def speaker(self) -> Speaker:
+        """Of the wire format in which it was asked."""
+        return speaker_at(self.path)
+
+    @property
+    def chat(self) -> dict[str, Any]:
+        """The request in the words of Chat Completions."""
+        return self.speaker.understood(self.json)
+
+    @property
     def messages(self) -> list[Any]:
-        messages = self.json["messages"]
+        messages = self.chat["messages"]
         assert isinstance(messages, list)
         return messages
 
     @property
     def tools(self) -> list[str]:
-        return [tool["function"]["name"] for tool in self.json.get("tools") or []]
+        return [tool["function"]["name"] for tool in self.chat.get("tools") or []]
 
 
 class HungUp(Exception):
@@ -352,10 +382,12 @@ def whole(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = N
 
 
 def refuses(status: int, words: str, *, headers: Mapping[str, str] | None = None, code: str | None = None) -> Script:
-    """An error as OpenAI's servers write it."""
-    return whole(
-        {"error": {"message": words, "type": "error", "param": None, "code": code}}, status=status, headers=headers
-    )
+    """An error, in the form of the address that was asked."""
+
+    async def script(asked: Asked, wire: Wire) -> None:
+        await whole(asked.speaker.refusal(words, status, code), status=status, headers=headers)(asked, wire)
+
+    return script
 
 
 async def hangs(asked: Asked, wire: Wire) -> None:
@@ -388,62 +420,6 @@ def bytes_of(data: bytes, *, content_type: str = "text/event-stream", size: int 
 
 # What a brain says, piece by piece
 
-
-@dataclass(frozen=True, slots=True)
-class Thinks:
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Calls:
-    """A tool call.  `arguments` as text goes out to the letter, in two fragments."""
-
-    name: str
-    arguments: str
-    id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Waits:
-    """Says nothing until then."""
-
-    until: asyncio.Event | float
-
-
-@dataclass(frozen=True, slots=True)
-class Sends:
-    """Bytes of the event stream as they are."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Finishes:
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Fails:
-    """An error in the stream."""
-
-    words: str
-    code: int = 500
-
-
-class Breaks:
-    """The connection is reset here."""
-
-
-class Ends:
-    """The body ends here, cleanly as far as HTTP goes, with nothing said about it."""
-
-
-class Hangs:
-    """Nothing more comes."""
-
-
-Piece: TypeAlias = str | Thinks | Calls | Waits | Sends | Finishes | Fails | Breaks | Ends | Hangs
-
 _numbers = count(1)
 
 
@@ -456,41 +432,33 @@ def says(
     finish: str | None = None,
     usage: tuple[int, int] | None = (100, 10),
     done: bool = True,
+    stream: bool | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Script:
-    """A good completion unless a piece says otherwise: streamed if asked for so, else one object.
+    """A good completion unless a piece says otherwise: streamed if asked for so (or as `stream` says), else one object,
+    in the wire format of the address that was asked.
 
     `usage`: prompt and completion tokens.
     """
-    id_ = f"chatcmpl-{next(_numbers):08}"
-    calls = {piece: piece.id or f"call_{next(_numbers):08}" for piece in pieces if isinstance(piece, Calls)}
-    reason = finish or ("tool_calls" if calls else "stop")
-    counts = usage and {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
+    ids = {piece: piece.id or f"call_{next(_numbers):08}" for piece in pieces if isinstance(piece, Calls)}
+    saying = Saying(next(_numbers), pieces, ids, finish or ("tool_calls" if ids else "stop"), usage, done)
 
     async def script(asked: Asked, wire: Wire) -> None:
-        if asked.json.get("stream"):
-            await streamed(asked, wire)
+        voice = asked.speaker.voice(saying, asked.json)
+        if asked.json.get("stream") if stream is None else stream:
+            await streamed(voice, wire)
         else:
-            await at_once(asked, wire)
+            await at_once(voice, asked, wire)
 
-    async def streamed(asked: Asked, wire: Wire) -> None:
+    async def streamed(voice: Voice, wire: Wire) -> None:
         await wire.head(200, {"content-type": "text/event-stream", **(headers or {})})
-        finished = False
-        async for data, ends in _events(pieces, id_, calls, wire):
+        async for data in _events(pieces, voice, wire):
             await wire.send(data)
-            finished = finished or ends
-        if not finished:
-            await wire.send(chunk(id_, {}, finish=reason))
-        if counts and (asked.json.get("stream_options") or {}).get("include_usage"):
-            await wire.send(event({**_envelope(id_), "choices": [], "usage": counts}))
-        if done:
-            await wire.send(b"data: [DONE]\n\n")
+        for data in voice.closes():
+            await wire.send(data)
         await wire.end()
 
-    async def at_once(asked: Asked, wire: Wire) -> None:
-        text = "".join(piece for piece in pieces if isinstance(piece, str))
-        thoughts = "".join(piece.text for piece in pieces if isinstance(piece, Thinks))
-        said = [_call(call, id_, None) for call, id_ in calls.items()]
+    async def at_once(voice: Voice, asked: Asked, wire: Wire) -> None:
         for piece in pieces:
             if isinstance(piece, Waits):
                 await _waited(piece)
@@ -502,45 +470,22 @@ def says(
             elif isinstance(piece, Fails):
                 await refuses(piece.code, piece.words)(asked, wire)
                 return
-        message = {"role": "assistant", "content": text or None}
-        if thoughts:
-            message["reasoning_content"] = thoughts
-        body = {
-            **_envelope(id_),
-            "object": "chat.completion",
-            "choices": [{"index": 0, "message": {**message, "tool_calls": said}, "finish_reason": reason}],
-            **({"usage": counts} if counts else {}),
-        }
-        await whole(body, headers=headers)(asked, wire)
+        await whole(voice.whole(), headers=headers)(asked, wire)
 
     return script
 
 
-async def _events(
-    pieces: tuple[Piece, ...], id_: str, calls: Mapping[Calls, str], wire: Wire
-) -> AsyncIterator[tuple[bytes, bool]]:
-    """The bytes of each piece, and whether they held the finish reason."""
-    if pieces and not isinstance(pieces[0], Sends | Fails | Breaks | Ends | Hangs | Waits):
-        yield chunk(id_, {"role": "assistant", "content": ""}), False
-    slot = 0
+async def _events(pieces: tuple[Piece, ...], voice: Voice, wire: Wire) -> AsyncIterator[bytes]:
+    if pieces and isinstance(pieces[0], str | Thinks | Calls | Finishes):
+        for data in voice.says(Opens()):
+            yield data
     for piece in pieces:
         match piece:
-            case str():
-                yield chunk(id_, {"content": piece}), False
-            case Thinks(text):
-                yield chunk(id_, {"reasoning_content": text}), False
-            case Calls(_, arguments):
-                middle = len(arguments) // 2
-                yield chunk(id_, {"tool_calls": [_call(piece, calls[piece], slot, arguments[:middle])]}), False
-                rest = {"index": slot, "function": {"arguments": arguments[middle:]}}
-                yield chunk(id_, {"tool_calls": [rest]}), False
-                slot += 1
             case Sends(data):
-                yield data, False
-            case Finishes(reason):
-                yield chunk(id_, {}, finish=reason), True
-            case Fails(words, code):
-                yield event({"error": {"message": words, "type": "error", "param": None, "code": code}}), False
+                yield data
+            case Closes():
+                for data in voice.closes():
+                    yield data
             case Waits():
                 await _waited(piece)
             case Hangs():
@@ -552,6 +497,9 @@ async def _events(
                 await wire.end()
                 wire.close()
                 raise HungUp
+            case _:
+                for data in voice.says(piece):
+                    yield data
 
 
 async def _waited(piece: Waits) -> None:
@@ -559,24 +507,6 @@ async def _waited(piece: Waits) -> None:
         await piece.until.wait()
     else:
         await asyncio.sleep(piece.until)
-
-
-def _call(call: Calls, id_: str, slot: int | None, arguments: str | None = None) -> dict[str, Any]:
-    said = {"name": call.name, "arguments": call.arguments if arguments is None else arguments}
-    return {**({} if slot is None else {"index": slot}), "id": id_, "type": "function", "function": said}
-
-
-def _envelope(id_: str) -> dict[str, Any]:
-    return {"id": id_, "object": "chat.completion.chunk", "created": 1_790_000_000, "model": "brain-7b"}
-
-
-def chunk(id_: str, delta: Mapping[str, Any], *, finish: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-    return event({**_envelope(id_), "choices": [choice]})
-
-
-def event(value: Any) -> bytes:
-    return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
 @asynccontextmanager

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import Phase, settings
+
+from tests.speakers import SPEAKERS, speak
+from tests.speakers.speaker import Speaker
 
 settings.register_profile(
     "mutants",
@@ -25,3 +29,17 @@ if "HYPOTHESIS_PROFILE" in os.environ:
 def anyio_backend() -> str:
     """The service runs on asyncio (its HTTP transport does), so that is where it is tested."""
     return "asyncio"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for the `speaker` is run in every wire format, or in those that its marker names."""
+    if "speaker" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("formats")
+        metafunc.parametrize("speaker", marker.args if marker else [*SPEAKERS], indirect=True)
+
+
+@pytest.fixture
+def speaker(request: pytest.FixtureRequest) -> Iterator[Speaker]:
+    """In whose words the test's clients ask and its brains answer."""
+    yield speak(request.param)
+    speak("chat")

@@ -35,7 +35,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, pairwise
 from types import TracebackType
 from typing import Any, Protocol, Self
 from unittest.mock import patch
@@ -57,6 +57,7 @@ from router.protocol.profiles import PROFILES, Profile
 from tests.brain import PICTURE, Asked, Calls, Script, Thinks, Wire, says
 from tests.eyes import Look, sees
 from tests.live import DEADLINE, Got, House, Options, function, shown
+from tests.speakers import speaking
 
 OURS = ("analyzeImage", "recallImage")
 
@@ -107,7 +108,7 @@ class Turn:
         """As the server must see it again."""
         message: dict[str, Any] = {"role": "assistant", "content": self.words or (None if self.calls else "")}
         if self.thoughts or (profile.empty_reasoning and self.calls):
-            message |= dict.fromkeys(profile.history_reasoning, self.thoughts)
+            message |= dict.fromkeys(speaking().thoughts(profile), self.thoughts)
         if self.calls:
             message["tool_calls"] = [as_call(call) for call in self.calls]
         return message
@@ -407,7 +408,7 @@ class Talk:
             assert [_who(message) for message in behind] == [*results, *(_who(message) for message in rest)]
             for message in behind:
                 if message["role"] == "tool" and message["tool_call_id"] in {c.id for c in Turn(calls=line.calls).ours}:
-                    assert SEEN.match(message["content"]) or "There is no image" in message["content"], message
+                    assert SEEN.match(words_of(message)) or "There is no image" in words_of(message), message
         shown = line.shown if line else None
         table = words_of(prompt[-1]).partition(HEADER)[2]
         tables = [HEADER in words_of(message) for message in prompt]
@@ -474,7 +475,7 @@ class Talk:
         written = self.habits.written(told)
         assert [call[0] for call in told.calls] == [call.id for call in last.of_client]
         hidden = len(turns) > 1 or bool(last.ours)
-        said = last.message(self.site.profile) if hidden else written
+        said = last.message(self.site.profile) if hidden else _as_heard(written)
         self.history = [*history, written]
         mixed = bool(last.ours and last.of_client)
         of_mixed = frozenset(call.id for one in turns for call in one.ours) if mixed else frozenset()
@@ -495,6 +496,13 @@ def _results_of(
 
 def _who(message: Mapping[str, Any]) -> tuple[str, str]:
     return message["role"], message.get("tool_call_id", "")
+
+
+def _as_heard(message: dict[str, Any]) -> dict[str, Any]:
+    """A client's message, as a brain gets it."""
+    speaker = speaking()
+    (heard,) = speaker.understood(speaker.request({"messages": [message]}))["messages"]
+    return dict(heard)
 
 
 def _name(tool: Mapping[str, Any]) -> str:
@@ -526,6 +534,7 @@ class _Site(ABC):
     and several instances of the application, can ask one brain at once."""
 
     def __init__(self, store: Store, profile: Profile, routes: dict[str, Route]) -> None:
+        self.speaker = speaking()
         self.store = store
         self.profile = profile
         self.tables = Tables(store)
@@ -537,6 +546,7 @@ class _Site(ABC):
         request_id = f"request-{next(_ids)}"
         line = iter(turns)
         prompts: list[dict[str, Any]] = []
+        histories: list[list[Any]] = []
         snapshots: list[Snapshot] = []
 
         def route(asked: Asked) -> Script:
@@ -545,7 +555,8 @@ class _Site(ABC):
             async def script(asked: Asked, wire: Wire) -> None:
                 if not prompts:
                     snapshots.append(await self.snapshot(conversation))
-                prompts.append(asked.json)
+                prompts.append(asked.chat)
+                histories.append(asked.json.get("input") or asked.json["messages"])
                 thoughts = [Thinks(said.thoughts)] if said.thoughts else []
                 words = [said.words] if said.words else []
                 await says(*thoughts, *words, *said.calls)(asked, wire)
@@ -556,6 +567,8 @@ class _Site(ABC):
         got = await self._send(body, {**headers, "x-request-id": request_id})
         del self._routes[request_id]
         assert got.status == 200, (got.status, got.body)
+        for earlier, later in pairwise(histories):  # as they stood on the wire
+            assert orjson.dumps(later).startswith(orjson.dumps(earlier)[:-1] + b",")
         answer = House.read(got, body)
         assert answer.error is None, answer.error
         calls = [(call.id, call.name, call.arguments) for call in answer.calls]
@@ -643,8 +656,9 @@ class Inside(_Site):
         await self._stack.aclose()
 
     async def _send(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> Got:
-        response = await self._client.post("/v1/chat/completions", content=orjson.dumps(body), headers=headers)
-        return Got(response.status_code, response.headers, response.content)
+        content = orjson.dumps(self.speaker.request(body))
+        response = await self._client.post(self.speaker.path, content=content, headers=headers)
+        return Got(response.status_code, response.headers, response.content, self.speaker)
 
     @asynccontextmanager
     async def _network(self) -> AsyncIterator[httpx.AsyncClient]:

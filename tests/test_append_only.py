@@ -3,6 +3,9 @@
 A conversation is a list of steps: things that are said, shown, looked at, called, trimmed, branched, restarted.  The
 words are few and short, so that the same answers come up again and again: what tells one "Done." from another must be
 its place and nothing else.
+
+Chat Completions plays most of the stories; each of the other wire formats plays those that are written down here and
+some of the generated ones.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
+import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
@@ -253,18 +257,36 @@ few_and_the_same = settings(
 )
 
 
-@settings(few_and_the_same, max_examples=150)
-@given(story=stories, how=habits)
-@example(story=[("show", 1, [0]), ("text", [0]), ("text", []), ("text", []), ("text", [])], how=PLAIN)
-@example(story=[*OPENING, ("text", []), ("title",), ("text", [])], how=PLAIN)
-@example(story=[("show", 3, []), ("show", 2, []), ("mixed", 0, False), ("mixed", 1, True), ("text", [])], how=PLAIN)
-@example(story=[*OPENING, ("branch", 0), ("mixed", 0, True), ("tool", 1, [36]), ("mixed", 0, True)], how=PLAIN)
-@example(
-    story=[*OPENING, ("forget", 5), ("text", []), ("recall", 0), ("branch", 1), ("return", 0), ("text", [])],
-    how=PLAIN,
-)
-@example(story=[*OPENING, ("trim", 1), ("text", [16]), ("restart",), ("text", [])], how=PLAIN)
+def played(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """These stories, and so many that are made up."""
+
+    def decorated(test: Callable[..., None]) -> Callable[..., None]:
+        for story in KNOWN:
+            test = example(story=story, how=PLAIN)(test)
+        return settings(few_and_the_same, max_examples=examples)(given(story=stories, how=habits)(test))
+
+    return decorated
+
+
+KNOWN: Sequence[list[Step]] = [
+    [("show", 1, [0]), ("text", [0]), ("text", []), ("text", []), ("text", [])],
+    [*OPENING, ("text", []), ("title",), ("text", [])],
+    [("show", 3, []), ("show", 2, []), ("mixed", 0, False), ("mixed", 1, True), ("text", [])],
+    [*OPENING, ("branch", 0), ("mixed", 0, True), ("tool", 1, [36]), ("mixed", 0, True)],
+    [*OPENING, ("forget", 5), ("text", []), ("recall", 0), ("branch", 1), ("return", 0), ("text", [])],
+    [*OPENING, ("trim", 1), ("text", [16]), ("restart",), ("text", [])],
+]
+
+
+@played(150)
 def test_prompts_only_grow_but_for_forgetting(story: list[Step], how: Habits) -> None:
+    asyncio.run(inside(MemoryStore(max_bytes=10**9), how, story))
+
+
+@pytest.mark.formats("messages", "responses")
+@pytest.mark.usefixtures("speaker")
+@played(15)
+def test_prompts_only_grow_in_other_formats_too(story: list[Step], how: Habits) -> None:
     asyncio.run(inside(MemoryStore(max_bytes=10**9), how, story))
 
 

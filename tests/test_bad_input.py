@@ -1,4 +1,8 @@
-"""Whatever a client, a picture or a model says: an answer or a 4xx that names the place, never a 500, never a hang."""
+"""Whatever a client, a picture or a model says: an answer or a 4xx that names the place, never a 500, never a hang.
+
+Pictures, arguments and what is no JSON are tried in every wire format (`speaker`).  Places in a body have other names
+in each: here they are those of Chat Completions, the others have tests of their own, and all are in `test_fuzz.py`.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +40,7 @@ from tests.live import (
     tool_result,
     user,
 )
+from tests.speakers.speaker import Speaker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
@@ -49,6 +54,31 @@ async def house() -> AsyncIterator[House]:
 
 
 # Bodies
+
+OF_OTHERS = {"tool_calls": "x", "tool_call_id": 5, "role": "user", "rest": [], "origin": {}, "chiasm_item": {"a": 1}}
+"""Fields that mean something in other formats, or to us."""
+
+
+async def test_fields_that_mean_something_elsewhere_mean_nothing_here(speaker: Speaker) -> None:
+    async with live(log_may_say="") as house:
+        house.brain.answers = lambda asked: says("Hello.")
+        body = speaker.request({"messages": [{"role": "user", "content": "Hi."}]})
+        name = "input" if "input" in body else "messages"
+        body[name] = [{**body[name][0], **({} if speaker.name == "chat" else OF_OTHERS)}, *body[name]]
+        assert (await house.send(orjson.dumps(body))).status == 200
+
+
+@pytest.mark.parametrize("odd", [{}, [], 5, None, "", "item", "call"], ids=repr)
+async def test_a_part_of_an_odd_type_is_answered_or_refused(speaker: Speaker, odd: Any) -> None:
+    async with live() as house:
+        house.brain.answers = lambda asked: says("Hello.")
+        for role in ("user", "assistant"):
+            parts = [{"type": odd, "text": "Hi."}, {"type": "text", "text": "Hi.", "rest": odd}]
+            said = {"role": role, "content": parts}
+            body = speaker.request({"messages": [user("Hi.")]})
+            body["input" if "input" in body else "messages"] += [said, {"role": "user", "content": "Hi."}]
+            assert (await house.send(orjson.dumps(body))).status in (200, 400)
+
 
 HI: dict[str, Any] = {"messages": [user("Hi.")]}
 
@@ -74,6 +104,7 @@ NOT_JSON: dict[str, bytes] = {
 }
 
 
+@pytest.mark.usefixtures("speaker")
 @pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON.keys())
 async def test_what_is_not_json_is_a_400_that_shows_none_of_it(house: House, body: bytes) -> None:
     got = await house.send(body)
@@ -318,6 +349,7 @@ BAD_PICTURES: dict[str, str] = {
 }
 
 
+@pytest.mark.usefixtures("speaker")
 @pytest.mark.parametrize("url", BAD_PICTURES.values(), ids=BAD_PICTURES.keys())
 async def test_a_bad_picture_poisons_nothing(house: House, url: str) -> None:
     house.brain.will(says(looks(1, "What?"), looks(2, "What?")), says("The second is a cat."), says("As I said."))
@@ -333,6 +365,7 @@ async def test_a_bad_picture_poisons_nothing(house: House, url: str) -> None:
     assert house.brain.asked[2].messages[0] == first.messages[0]
 
 
+@pytest.mark.usefixtures("speaker")
 @pytest.mark.parametrize(
     "image",
     [png(1, 1), png(1, 3000), png(3, 3, "LA"), png(3, 3, "P"), png(4, 4, "I;16"), png(4, 4, "1")],
@@ -343,6 +376,7 @@ async def test_odd_pictures_are_looked_at_or_refused_in_words(house: House, imag
     assert (await house.chat(user(shown(image)), stream=True)).text == "So."
 
 
+@pytest.mark.usefixtures("speaker")
 async def test_a_picture_larger_than_allowed_is_named_as_such() -> None:
     async with live(images={"max_image_mib": 0.001, "max_megapixels": 0.001}) as house:
         house.brain.will(says("So."))
@@ -350,6 +384,7 @@ async def test_a_picture_larger_than_allowed_is_named_as_such() -> None:
         assert "unreadable, too large" in str(house.brain.asked[0].messages[0])
 
 
+@pytest.mark.usefixtures("speaker")
 async def test_hundred_pictures_in_one_request(house: House) -> None:
     house.brain.will(says("So."))
     await house.chat(user(*(shown(picture(seed)) for seed in range(100))), stream=True)
@@ -359,6 +394,7 @@ async def test_hundred_pictures_in_one_request(house: House) -> None:
 # What the brain writes
 
 
+@pytest.mark.usefixtures("speaker")
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -375,6 +411,7 @@ async def test_broken_arguments_are_made_whole(house: House, arguments: str) -> 
     assert "What" in house.eyes.looks[0].words
 
 
+@pytest.mark.usefixtures("speaker")
 @pytest.mark.parametrize(
     "arguments",
     [

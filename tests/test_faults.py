@@ -254,7 +254,9 @@ async def sends_an_error(at: Moment) -> None:
     else:
         said = {"error": {"message": "CUDA error", "type": "error", "param": None, "code": 500}}
         speaker = at.asked.speaker
-        await at.wire.send(orjson.dumps(said if speaker is CHAT else speaker.refusal("CUDA error", 500, None)))
+        await at.wire.send(
+            orjson.dumps(said if speaker is CHAT else speaker.refusal("CUDA error", 500, "server_error"))
+        )
     await at.wire.end()
 
 
@@ -377,7 +379,11 @@ BRAIN: Final[dict[str, BrainRow]] = {
         *[IN_HEADERS] * 2,
     ),
     "says an error": row(
-        sends_an_error, *[Failed(502, "500", "CUDA error")] * 4, FINE, *[Failed(502, "500", "CUDA error")] * 2, GARBLED
+        sends_an_error,
+        *[Failed(502, "500|server_error", "CUDA error")] * 4,
+        FINE,
+        *[Failed(502, "500|server_error", "CUDA error")] * 2,
+        GARBLED,
     ),
     "a web page": row(
         says_it_is("text/html", b"<html>nginx</html>"), CUT, *[IN_HEADERS] * 4, GARBLED, *[IN_HEADERS] * 2

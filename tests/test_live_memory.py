@@ -1,6 +1,8 @@
 """What is remembered of a conversation, over real sockets: numbers, looks, what is loaded and what is forgotten.
 
-Every request is held to all that `tests.conversing` knows; here stands what a story is about.
+Every request is held to all that `tests.conversing` knows; here stands what a story is about.  All of it is run in
+every wire format but for the generated stories, which `tests/test_append_only.py` plays faster, and for where Chat
+Completions puts thoughts.
 """
 
 from __future__ import annotations
@@ -40,9 +42,10 @@ from tests.conversing import (
 )
 from tests.eyes import Eyes, Look, sees
 from tests.live import DEADLINE, House, Options, no_errors_in_the_log, running, shown, tool_result, user
+from tests.speakers.speaker import Speaker
 from tests.test_append_only import Step, World, few_and_the_same, habits, stories
 
-pytestmark = [pytest.mark.anyio, pytest.mark.live]
+pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.usefixtures("speaker")]
 
 
 @dataclass(slots=True)
@@ -116,7 +119,7 @@ async def serving(
 
 
 @pytest.fixture
-async def service(tmp_path: Path) -> AsyncIterator[Service]:
+async def service(tmp_path: Path, speaker: Speaker) -> AsyncIterator[Service]:
     async with serving(tmp_path) as service:
         yield service
 
@@ -152,7 +155,7 @@ async def test_a_look_is_woven_back_behind_a_text_answer(service: Service, elsew
     talk.site = elsewhere
     told = await talk.ask(user("Sure?"), turn("Quite."))
     assert [message["role"] for message in said(told)] == ["system", "user", "assistant", "tool", "assistant", "user"]
-    assert "A tabby cat." in said(told)[3]["content"]
+    assert "A tabby cat." in words_of(said(told)[3])
     assert len(service.looks) == 1
 
 
@@ -215,10 +218,11 @@ async def test_a_look_of_a_mixed_turn_is_shown_though_its_image_was_forgotten_me
     await talk.becomes(lambda table: 1 not in table.loaded)
     hold.set()
     told = await asking
-    assert "An old cat." in said(told)[-2]["content"]
+    assert "An old cat." in words_of(said(told)[-2])
     await talk.ask(user("Next."), turn("Ok."))
 
 
+@pytest.mark.formats("chat")
 @pytest.mark.parametrize(
     ("engine", "fields"),
     [("vllm", {"reasoning", "reasoning_content"}), ("sglang", {"reasoning_content"}), ("openai", set())],
@@ -298,7 +302,7 @@ async def test_forgetting_begins_beyond_the_limit_and_goes_down_to_the_mark(serv
     assert await loaded(talk) == [1, 2, 3, 4, 5]
     told = await shows(talk, 6)
     assert await loaded(talk) == [5, 6]
-    gone = [message["content"] for message in said(told) if "was forgotten to save room" in words_of(message)]
+    gone = [words_of(message) for message in said(told) if "was forgotten to save room" in words_of(message)]
     assert len(gone) == 4
     assert 'call recallImage with image "1"' in gone[0]
     assert "[Image #1] (attached" in words_of(said(told)[1])
@@ -548,6 +552,7 @@ async def test_tenants_see_nothing_of_each_other(tmp_path: Path) -> None:
 # Whatever happens
 
 
+@pytest.mark.formats("chat")
 @settings(few_and_the_same, max_examples=12)
 @given(story=stories, how=habits)
 def test_prompts_only_grow_over_sockets_and_two_instances(story: list[Step], how: Habits) -> None:

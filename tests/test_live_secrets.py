@@ -1,5 +1,8 @@
 """What is said stays between those who say it: no key, prompt, answer, argument or picture is in a log or in an error
-of ours, whatever goes wrong; keys stay ours, wherever a server repeats them; and pages of other hosts may not ask."""
+of ours, whatever goes wrong; keys stay ours, wherever a server repeats them; and pages of other hosts may not ask.
+
+What brain, eyes and our own faults could let out is tried in every wire format (`speaker`).
+"""
 
 from __future__ import annotations
 
@@ -66,6 +69,7 @@ pytestmark = pytest.mark.anyio
 KEY = 'sk-our-"upstream"-key-0123456789abcdef'
 
 
+@pytest.mark.usefixtures("speaker")
 @pytest.mark.parametrize(
     "script",
     [
@@ -255,6 +259,7 @@ def client() -> dict[str, str]:
     return {"authorization": f"Bearer {KEYS['client']}", "cookie": f"c={MARK}", "user-agent": MARK, "referer": MARK}
 
 
+@pytest.mark.usefixtures("speaker")
 @pytest.mark.parametrize("stream", [True, False])
 async def test_no_log_holds_what_is_said_whatever_the_brain_does(stream: bool, heard: list[str]) -> None:
     async with guarded() as house:
@@ -271,6 +276,7 @@ async def test_no_log_holds_what_is_said_whatever_the_brain_does(stream: bool, h
             check_quiet("\n".join(heard))
 
 
+@pytest.mark.usefixtures("speaker")
 @pytest.mark.parametrize("mode", ["tool", "caption"])
 async def test_no_log_holds_what_is_said_whatever_the_eyes_do(mode: str, heard: list[str]) -> None:
     async with guarded() as house:
@@ -339,6 +345,7 @@ async def test_no_log_holds_the_path_of_an_image_by_address(heard: list[str]) ->
     check_quiet("\n".join(heard))
 
 
+@pytest.mark.usefixtures("speaker")
 async def test_no_log_holds_what_was_said_where_a_client_leaves_or_a_server_hangs(heard: list[str]) -> None:
     async with guarded() as house:
         house.eyes.answers = lambda asked: says(Hangs())
@@ -366,6 +373,7 @@ async def test_no_log_holds_what_was_said_where_the_store_fails(
     check_quiet("\n".join(heard))
 
 
+@pytest.mark.usefixtures("speaker")
 async def test_a_fault_of_ours_is_in_the_log_with_its_place_and_without_what_it_is_about(
     heard: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -523,6 +531,7 @@ async def test_of_a_clients_headers_the_brain_gets_the_request_id_and_the_sessio
         assert got.keys() <= allowed | ours.keys(), got.keys()
 
 
+@pytest.mark.usefixtures("speaker")
 async def test_of_the_brains_headers_the_client_gets_none() -> None:
     theirs = {
         "set-cookie": "theirs=1",

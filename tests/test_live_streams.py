@@ -1,6 +1,8 @@
 """What only sockets show: first bytes, heartbeats, hang-ups, slow readers, broken upstreams and the end of the process.
 
-On the event loop that the service itself runs on.
+On the event loop that the service itself runs on.  What depends on how a stream is written is run in every wire
+format.  What only the sockets and the loop decide (slow readers, crowds, the number of processes) is run in one, as is
+what is about the bytes of Chat Completions (marked `formats`).
 """
 
 from __future__ import annotations
@@ -16,20 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import orjson
 import pytest
 
 import router.relay
 import router.response
 from tests.brain import (
     Asked,
+    Begins,
     Brain,
     Breaks,
     Calls,
+    Closes,
+    Continues,
     Ends,
     Fails,
     Finishes,
     Hangs,
+    Opens,
     Script,
     Sends,
     Thinks,
@@ -49,6 +54,7 @@ from tests.live import (
     DEADLINE,
     Footprint,
     House,
+    Line,
     Options,
     alive,
     becomes,
@@ -56,15 +62,17 @@ from tests.live import (
     function,
     live,
     picture,
-    post,
+    read_stream,
     service_process,
     shown,
     soon,
     user,
 )
-from tests.pure_splice import read_stream
+from tests.speakers import speaking
+from tests.speakers.pieces import Saying
+from tests.speakers.speaker import Speaker
 
-pytestmark = [pytest.mark.anyio, pytest.mark.live]
+pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.usefixtures("speaker")]
 
 CAT = picture(1)
 
@@ -78,7 +86,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
+async def house(speaker: Speaker) -> AsyncIterator[House]:
     async with live() as house:
         yield house
 
@@ -90,10 +98,10 @@ async def test_words_leave_as_they_come(house: House) -> None:
     more, last = asyncio.Event(), asyncio.Event()
     house.brain.will(says(Thinks("Hm."), Waits(more), "Hello", Waits(last), " there."))
     async with house.line(user("Hi."), stream=True) as line:
-        await line.until(b'"reasoning_content":"Hm."')
+        await line.until(house.speaker.mark(Thinks("Hm.")))
         assert b"Hello" not in line.raw
         more.set()
-        await line.until(b'"content":"Hello"')
+        await line.until(house.speaker.mark("Hello"))
         assert b"there" not in line.raw
         assert not house.brain.asked[0].over.is_set()
         last.set()
@@ -122,15 +130,8 @@ async def test_words_before_a_look_leave_before_the_eyes_have_answered(house: Ho
 
 async def test_a_clients_call_leaves_as_it_comes(house: House) -> None:
     more = asyncio.Event()
-    half = {"index": 0, "id": "c1", "type": "function", "function": {"name": "Read", "arguments": '{"path":'}}
-    house.brain.will(
-        says(
-            Sends(chunk("x", {"role": "assistant", "content": None, "tool_calls": [half]})),
-            Waits(more),
-            Sends(chunk("x", {"tool_calls": [{"index": 0, "function": {"arguments": '"a"}'}}]})),
-            finish="tool_calls",
-        )
-    )
+    begun = Begins("Read", '{"path":', "c1")
+    house.brain.will(says(begun, Waits(more), Continues('"a"}'), finish="tool_calls"))
     async with house.line(user("Read."), stream=True, tools=[function("Read")]) as line:
         await line.until(rb"{\"path\":")
         more.set()
@@ -140,7 +141,14 @@ async def test_a_clients_call_leaves_as_it_comes(house: House) -> None:
 
 # Heartbeats
 
-BEATS = {"comment": b": keep-alive\n\n", "chunk": b'"delta":{},'}
+
+def beats_of(stream: bytes, mode: str) -> int:
+    return sum(stream.count(beat) for beat in speaking().beats[mode])
+
+
+async def until_beaten(line: Line, mode: str) -> None:
+    while not beats_of(bytes(line.raw), mode):
+        assert await line.more(), f"no heartbeat in {bytes(line.raw)!r}"
 
 
 @pytest.mark.parametrize("mode", ["comment", "chunk"])
@@ -150,7 +158,7 @@ async def test_a_heartbeat_leaves_before_the_eyes_are_asked(mode: str) -> None:
         house.brain.will(says(looks(1, "What?")), says("A cat."))
         house.eyes.will(sees("A cat.", after=seen))
         async with house.line(user(shown(CAT)), stream=True) as line:
-            await line.until(BEATS[mode])
+            await until_beaten(line, mode)
             await soon(house.eyes.came())
             seen.set()
             assert read_stream((await line.rest()).body).text == "A cat."
@@ -163,7 +171,7 @@ async def test_heartbeats_while_the_eyes_look(mode: str) -> None:
         house.brain.will(says("Hm.", looks(1, "What?")), says("A cat."))
         house.eyes.will(sees("A cat.", after=seen))
         async with house.line(user(shown(CAT)), stream=True) as line:
-            while line.raw.count(BEATS[mode]) < 4:
+            while beats_of(bytes(line.raw), mode) < 4:
                 await line.until(b"\r\n\r\n")
                 assert await line.more()
             seen.set()
@@ -177,7 +185,7 @@ async def test_heartbeats_begin_before_the_brain_has_said_a_word(mode: str) -> N
         said = asyncio.Event()
         house.brain.will(says(Waits(said), "Hello."))
         async with house.line(user("Hi."), stream=True) as line:
-            await line.until(BEATS[mode])
+            await until_beaten(line, mode)
             said.set()
             assert read_stream((await line.rest()).body).text == "Hello."
 
@@ -188,7 +196,7 @@ async def test_heartbeats_while_pictures_are_described() -> None:
         house.eyes.will(sees("A cat.", after=seen))
         house.brain.will(says("A cat."))
         async with house.line(user(shown(CAT)), stream=True, tool_choice="none") as line:
-            await line.until(BEATS["comment"])
+            await until_beaten(line, "comment")
             assert house.brain.asked == []
             seen.set()
             assert read_stream((await line.rest()).body).text == "A cat."
@@ -205,8 +213,8 @@ async def test_no_heartbeat_where_it_is_off() -> None:
             await asyncio.sleep(0.3)
             seen.set()
             body = (await line.rest()).body
-            assert BEATS["comment"] not in body
-            assert BEATS["chunk"] not in body
+            assert beats_of(body, "comment") == 0
+            assert beats_of(body, "chunk") == (1 if house.speaker.name == "responses" else 0)  # as any answer begins
 
 
 async def test_an_error_after_heartbeats_began_is_an_event() -> None:
@@ -219,7 +227,7 @@ async def test_an_error_after_heartbeats_began_is_an_event() -> None:
 
         house.brain.will(late)
         async with house.line(user("Hi."), stream=True) as line:
-            await line.until(BEATS["comment"])
+            await until_beaten(line, "comment")
             said.set()
             answer = read_stream((await line.rest()).body)
             assert answer.error is not None
@@ -255,6 +263,7 @@ async def test_a_hang_up_cancels_the_look(house: House, stream: bool, fields: di
         await soon(asked.gone.wait(), HANG_UP_SECONDS)
 
 
+@pytest.mark.formats("chat")
 async def test_a_client_that_resets_is_gone_like_any_other(house: House) -> None:
     house.brain.will(says("Hello", Hangs()))
     line = house.line(user("Hi."), stream=True)
@@ -321,6 +330,7 @@ async def settled(asked: Asked) -> int:
                 return before
 
 
+@pytest.mark.formats("chat")
 async def test_a_client_that_reads_slowly_slows_the_brain_down(house: House) -> None:
     house.brain.will(much())
     async with house.line(user("Hi."), stream=True, receive_buffer=65_536) as line:
@@ -335,6 +345,7 @@ async def test_a_client_that_reads_slowly_slows_the_brain_down(house: House) -> 
     await soon(asked.gone.wait(), HANG_UP_SECONDS)
 
 
+@pytest.mark.formats("chat")
 @pytest.mark.parametrize("goes_on", [True, False], ids=["the brain goes on", "the brain has stopped, too"])
 async def test_a_client_that_reads_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch, goes_on: bool) -> None:
     monkeypatch.setattr(router.response, "STALLED_SECONDS", 0.5)
@@ -348,6 +359,7 @@ async def test_a_client_that_reads_nothing_is_given_up(monkeypatch: pytest.Monke
 # Many at once
 
 
+@pytest.mark.formats("chat")
 async def test_fifty_exchanges_at_once_each_get_their_own_answer() -> None:
     async with live(vision={"max_concurrency": 8}) as house:
 
@@ -369,6 +381,7 @@ async def test_fifty_exchanges_at_once_each_get_their_own_answer() -> None:
         assert len(house.brain.asked) == 100
 
 
+@pytest.mark.formats("chat")
 async def test_1500_clients_that_leave_at_any_moment_take_nothing_with_them(house: House) -> None:
     house.eyes.answers = lambda asked: sees("A cat.", after=0.02)
 
@@ -382,9 +395,7 @@ async def test_1500_clients_that_leave_at_any_moment_take_nothing_with_them(hous
     before = Footprint.now()
     chance = random.Random(1500)
     requests = [
-        post(orjson.dumps({"messages": [message], "stream": stream}))
-        for message in (user("Hi."), user(shown(CAT)))
-        for stream in (True, False)
+        house.posted(message, stream=stream) for message in (user("Hi."), user(shown(CAT))) for stream in (True, False)
     ]
 
     async def leaver() -> None:
@@ -425,7 +436,7 @@ async def test_the_second_turn_is_tried_once_more_too(house: House) -> None:
 
 
 async def test_after_the_first_event_nothing_is_tried_again(house: House) -> None:
-    house.brain.will(says(Sends(chunk("x", {"role": "assistant", "content": ""})), Breaks()))
+    house.brain.will(says(Opens(), Waits(0.05), Breaks()))
     answer = await house.chat(user("Hi."), stream=True)
     assert answer.error is not None
     assert answer.error["code"] == "upstream_reset"
@@ -439,8 +450,10 @@ async def test_no_status_of_the_brain_is_tried_again(house: House) -> None:
 
 
 async def bad_framing(asked: Asked, wire: Wire) -> None:
+    said = Saying(1, ("Hello",), {}, "stop", None, False)
     await wire.head(200, {"content-type": "text/event-stream"})
-    await wire.send(chunk("x", {"role": "assistant", "content": "Hello"}))
+    for data in asked.speaker.voice(said, asked.json).says("Hello"):
+        await wire.send(data)
     await asyncio.sleep(0.05)  # in one read, the words would be lost with the framing
     await wire.raw(b"zzz\r\nnot a chunk\r\n")
     await wire.until_hung_up()
@@ -493,8 +506,7 @@ async def test_a_second_turn_that_cannot_begin_is_an_event(fault: str) -> None:
 @pytest.mark.parametrize("fault", [Breaks(), Ends(), Hangs(), Fails("CUDA error")])
 async def test_half_a_call_is_never_carried_out(fault: Any) -> None:
     async with live(text={"idle_seconds": 0.3}) as house:
-        half = {"index": 0, "id": "c1", "type": "function", "function": {"name": "analyzeImage", "arguments": '{"ima'}}
-        house.brain.will(says("Hm.", Sends(chunk("x", {"tool_calls": [half]})), fault))
+        house.brain.will(says("Hm.", Begins("analyzeImage", '{"ima', "c1"), fault))
         answer = await house.chat(user(shown(CAT)), stream=True)
         assert (answer.text, answer.calls) == ("Hm.", [])
         assert answer.error is not None
@@ -510,6 +522,7 @@ async def test_after_the_finish_reason_an_answer_is_whole(monkeypatch: pytest.Mo
         assert (answer.text, answer.finish, answer.error) == ("Hello.", "stop", None)
 
 
+@pytest.mark.formats("chat")
 @pytest.mark.parametrize("finish", [[Finishes("stop")], []], ids=["with a finish reason", "without one"])
 async def test_a_connection_that_stays_open_after_the_end_is_not_waited_for(house: House, finish: list[Any]) -> None:
     house.brain.will(says("Hello.", *finish, Sends(b"data: [DONE]\n\n"), Hangs()))
@@ -518,6 +531,14 @@ async def test_a_connection_that_stays_open_after_the_end_is_not_waited_for(hous
     await soon(house.brain.asked[0].gone.wait())
 
 
+async def test_a_connection_that_stays_open_after_all_that_belongs_to_the_end_is_not_waited_for(house: House) -> None:
+    house.brain.will(says("Hello.", Closes(), Hangs()))
+    answer = await house.chat(user("Hi."), stream=True)
+    assert (answer.text, answer.finish) == ("Hello.", "stop")
+    await soon(house.brain.asked[0].gone.wait())
+
+
+@pytest.mark.formats("chat")
 async def test_a_brain_that_drips_byte_by_byte_is_understood(house: House) -> None:
     data = b"".join(
         [
@@ -606,6 +627,7 @@ async def test_sigterm_tells_those_it_cannot_wait_for(tmp_path: Path) -> None:
             assert "Traceback" not in service.log.read_text()
 
 
+@pytest.mark.formats("chat")
 async def test_sigterm_leaves_no_process_of_several(tmp_path: Path) -> None:
     async with Brain() as brain, Eyes() as eyes:
         tables = Options(server={"drain_seconds": 1}).tables(brain.url, eyes.url)
@@ -637,6 +659,7 @@ async def client_of(port: int, brain: Brain, eyes: Eyes) -> AsyncIterator[House]
         yield House(brain, eyes, port, client)
 
 
+@pytest.mark.formats("chat")
 async def test_a_client_that_closes_its_side_while_much_waits_for_it_has_hung_up(house: House) -> None:
     house.brain.will(much())
     async with house.line(user("Hi."), stream=True, receive_buffer=4096) as line:

@@ -140,7 +140,7 @@ FIXTURES = [
         "words_look_thought_words",
         Turn().says("Let me look.").calls("analyzeImage").is_whole(),
         Turn(2).thinks("Ah.").says("A cat.").is_whole(),
-        text="Let me look.A cat.",
+        text="Let me look.\n\nA cat.",
         thoughts="Ah.",
         items="message reasoning message",
     ),

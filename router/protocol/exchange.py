@@ -255,8 +255,8 @@ class Exchange:
                 self._turn.heard = True
                 self._turn.blocks.append(value)
                 return []
-            case ErrorFrame(message, code):
-                return self._failed(self._told(message, code))
+            case ErrorFrame():
+                return self._failed(self._told(event))
             case UpstreamFailed(error):
                 return self._failed(error)
             case UpstreamEnded(clean):
@@ -515,12 +515,14 @@ class Exchange:
         }
         return Complete(reason, self._dialect.usage([*self._past, self._turn], vision))
 
-    def _told(self, message: str, code: int | str | None) -> UpstreamError:
+    def _told(self, frame: ErrorFrame) -> UpstreamError:
         """An error in the stream.  As its first word it is the refusal that others send as a status (OpenRouter's 429);
         later the same codes stand for faults of the server (vLLM's 400 for its parser's exceptions)."""
-        if isinstance(code, int) and 400 <= code < 500 and not self._turn.heard:
-            return UpstreamRefused(message, status=code)
-        return UpstreamBroken(message, code=None if code is None else str(code))
+        status = frame.code if isinstance(frame.code, int) else frame.status
+        word = frame.code if isinstance(frame.code, str) else None
+        if status is not None and 400 <= status < 500 and not self._turn.heard:
+            return UpstreamRefused(frame.message, status=status, code=word)
+        return UpstreamBroken(frame.message, code=None if frame.code is None else str(frame.code))
 
     def _failed(self, error: UpstreamError) -> list[Action]:
         """A finish reason is the commit point: what breaks after it does not undo a whole answer."""

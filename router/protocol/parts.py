@@ -74,6 +74,8 @@ class ErrorFrame:
     message: str
     code: int | str | None = None
     """A number is a status; a word is one that clients of the format decide by."""
+    status: int | None = None
+    """What a word means as a status, where it means one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,4 +224,17 @@ def _error(error: object, otherwise: str) -> ErrorFrame:
     if not isinstance(error, Mapping):
         return ErrorFrame(text_of(error) or otherwise)
     code = error.get("code") or error.get("type")
-    return ErrorFrame(text_of(error.get("message")) or otherwise, code if isinstance(code, int | str) else None)
+    told = text_of(error.get("message")) or otherwise
+    if not isinstance(code, int | str):
+        return ErrorFrame(told)
+    return ErrorFrame(told, code, _REFUSALS.get(code) if isinstance(code, str) else None)
+
+
+_REFUSALS = {
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "context_length_exceeded": 400,
+    "invalid_prompt": 400,
+    "invalid_request_error": 400,
+}
+"""As a response's first word these are what other servers say by a status."""

@@ -77,6 +77,8 @@ class ResponseWriter:
         """What the server said of the message, or the thought, that begins next."""
         self._kind = "text"
         """Of the thought's text."""
+        self._spoken = False
+        """Whether the client has seen any words."""
 
     @property
     def id(self) -> str:
@@ -203,7 +205,9 @@ class ResponseWriter:
     def _text(self, text: str, logprobs: Any) -> None:
         message = self._words(text)
         if message is not None:
-            message.grow("output_text", text if message.begun else text.lstrip("\n"), logprobs)
+            # A blank line between items stays: `output_text` of OpenAI's libraries puts them together as they are.
+            message.grow("output_text", text if self._spoken else text.lstrip("\n"), logprobs)
+            self._spoken = True
 
     def _words(self, text: str) -> OpenMessage | None:
         """The message that this belongs to; `None`: not worth one."""
