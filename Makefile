@@ -6,13 +6,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check format test-clients test-engines test-mutants test-faults bench bench-prefix soak clean
+.PHONY: demo test check format test-clients test-ccr test-engines test-mutants test-faults bench bench-prefix soak clean
 
 demo: $(VENV)/.run
 	@$(BIN)/chiasm demo
 
 test: $(VENV)/.dev check
 	@tests/install_redis.sh
+	@tests/install_proxies.sh
 	$(BIN)/pytest -n 2 --dist loadgroup
 	tests/clients/run.sh --quick
 
@@ -26,10 +27,14 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# All ten real clients, each installed into a folder of its own under .clients (minutes, and a gigabyte, the first time);
-# six of them, which install in seconds, are part of `make test`.
+# All sixteen real clients, each installed into a folder of its own under .clients (minutes, and three gigabytes, the
+# first time); seven of them, which install in seconds, are part of `make test`.
 test-clients: $(VENV)/.dev
 	tests/clients/run.sh
+
+# claude-code-router 1 and 2 as Claude Code asks them, over Messages and over Chat Completions.
+test-ccr: $(VENV)/.dev
+	tests/clients/run.sh claude-code-router-1 claude-code-router-2
 
 # Real engines with tiny models, under .engines (llama.cpp's server is built first).  ENGINES=llamacpp for one of them.
 test-engines: $(VENV)/.dev

@@ -14,12 +14,14 @@ from router.config.options import (
     BaseUrl,
     BaseUrlOrEmpty,
     Count,
+    Currency,
     Engine,
     Host,
     ListenHost,
     Network,
     OptionalName,
     Port,
+    Price,
     Secret,
     Turns,
     is_loopback,
@@ -57,6 +59,10 @@ class ServerSettings(_Table):
     """Thoughts that come after visible words (a follow-up turn has some); `drop` for clients that mix the two up."""
     drain_seconds: AmountOrZero = 30
     """How long running answers may go on after SIGTERM; 0: they are cut at once."""
+    log_format: Literal["text", "json"] = "text"
+    """How lines of the log are written: words with `name=value`, or an object each."""
+    currency: Currency = "USD"
+    """Of all prices; a name, nothing is converted."""
 
     @field_validator("api_keys")
     @classmethod
@@ -77,7 +83,7 @@ class UpstreamSettings(_Table):
     """What a brain and eyes have in common: a model on a server."""
 
     name: OptionalName = None
-    """Default: `model`.  `None` (with `model`): the first model that the server lists, asked on first use."""
+    """Default: `model`.  Where both are empty: the first model that the server lists, asked on first use."""
     base_url: BaseUrl
     """`http://…/v1`, kept without a slash at its end."""
     model: OptionalName = None
@@ -86,6 +92,10 @@ class UpstreamSettings(_Table):
     """Sent upstream as a bearer token; empty: none is sent."""
     engine: Engine = "auto"
     """The profile of wire facts to go by; `auto`: found out from the server."""
+    price_input: Price = 0
+    """Of a million tokens of prompts, in `server.currency`."""
+    price_output: Price = 0
+    """Of a million tokens of answers."""
 
     @model_validator(mode="before")
     @classmethod
@@ -106,7 +116,7 @@ class TextSettings(UpstreamSettings):
     images: Literal["tool", "caption", "native", "off"] = "tool"
     """Looks on request; described once on arrival; shown to a brain that sees itself; passed through."""
     vision: OptionalName = None
-    """The `name` of the eyes to use; `None`: the first."""
+    """The `name` of the eyes to use; empty: the first."""
     thinking: Literal["client", "on", "off"] = "client"
     """Send the engine's thinking switch, or leave it to the client."""
     sampling: Literal["client", "preset"] = "client"
@@ -168,8 +178,7 @@ class ImagesSettings(_Table):
     remote_urls: Literal["off", "allow"] = "off"
     """Whether images are fetched from http(s) addresses that clients send."""
     allowed_hosts: tuple[Host, ...] = ()
-    """With `allow`: the only hosts that image addresses may name, in the form of `cache.sources.location.AllowedHost`;
-    `*.example.org` means every name below it."""
+    """With `allow`: the only hosts that image addresses may name; `*.example.org` means every name below it."""
     allowed_networks: tuple[Network, ...] = ()
     """Special address ranges (private, loopback, link-local …) that those hosts may resolve to."""
 
@@ -188,7 +197,7 @@ class StoreSettings(_Table):
     kind: Literal["disk", "memory", "redis"] = "disk"
     """Redis (or Valkey) is what several machines can share."""
     path: Path = Path("~/.local/share/chiasm")
-    """Folder for `disk`; `load_settings` makes it absolute."""
+    """Folder for `disk`; `~` is the home folder, and what does not begin at the root begins at the working folder."""
     url: SecretStr = NO_SECRET
     """`redis://…`, `rediss://…` or `unix://…` for `redis`; a secret as a whole, since a password may stand anywhere in
     it."""
