@@ -43,6 +43,11 @@ class ImageRecord:
     """What all its looks add to a prompt in which they stand, estimated."""
     seconds: float = 0.0
     """How long the eyes took for the last look that they made; waiting for a place is part of it."""
+    vision_prompt_tokens: int = 0
+    """What its looks have cost, in the eyes' own tokens; of a look at several images, its share."""
+    vision_completion_tokens: int = 0
+    cost: float = 0.0
+    """The same in money, by the prices of the time; 0 without prices."""
     errors: int = 0
     """Looks at which the eyes failed."""
     last_error: str = ""

@@ -83,6 +83,11 @@ class ImageTable:
     """How often somebody looked."""
     errors: int = 0
     """How often the eyes failed."""
+    vision_prompt_tokens: int = 0
+    """What looking has cost, in the eyes' own tokens."""
+    vision_completion_tokens: int = 0
+    cost: float = 0.0
+    """The same in money, by the prices of the time; 0 without prices."""
     kept: bool = field(default=True, compare=False)
     """False: no store holds this.  Its new numbers are for one request, and another image may get them later: nothing
     is to be kept under them."""

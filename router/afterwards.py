@@ -15,6 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from functools import partial
 
 from cache.likeness import likeness_of
@@ -77,7 +78,8 @@ class Afterwards:
         self._errands.append((name, errand))
         self._waiting.add(name)
         if not self.busy:
-            self._runner = asyncio.create_task(self._run())
+            # Of no request: it goes on with the errands of others.
+            self._runner = asyncio.create_task(self._run(), context=Context())
 
     async def _run(self) -> None:
         while self._errands:

@@ -40,6 +40,11 @@ class Brain:
         self._ask_from = -math.inf
         """When the server may be asked for its list of models; never again once it has shown one."""
 
+    @property
+    def engine(self) -> str:
+        """Its profile; `auto` as long as nobody knows."""
+        return self._engine
+
     async def name(self) -> str:
         """The id that clients ask for: as configured, else the one that the server gives its model.
 

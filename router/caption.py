@@ -105,5 +105,13 @@ class Captions:
             return row.caption
 
         text = await self._rows.change(images.where, record.number, pin) or text
-        await images.looked([record.number], _TASK, answer.text, tokens=estimated(text), seconds=answer.seconds)
+        await images.looked(
+            [record.number],
+            _TASK,
+            answer.text,
+            tokens=estimated(text),
+            seconds=answer.seconds,
+            spent=answer.usage,
+            cost=answer.cost,
+        )
         return text

@@ -14,6 +14,7 @@ from cache.table import ImageTable
 from cache.tables import Tables, place
 from router.conversation import Conversation
 from router.readable import CONVERTED, ReadableBlobs
+from tools.call import VisionUsage
 from tools.vision.backend import VisionBusy, VisionError
 
 log = logging.getLogger("chiasm.images")
@@ -120,27 +121,53 @@ class ConversationImages:
     def is_loaded(self, number: int) -> bool:
         return number in self._table.loaded
 
-    async def looked(self, numbers: Sequence[int], task: str, answer: str, *, tokens: int, seconds: float = 0.0) -> int:
+    async def looked(
+        self,
+        numbers: Sequence[int],
+        task: str,
+        answer: str,
+        *,
+        tokens: int,
+        seconds: float = 0.0,
+        spent: VisionUsage = VisionUsage(),  # noqa: B008 (frozen)
+        cost: float = 0.0,
+    ) -> int:
         """Somebody looked at these images and `tokens` of it stand in the prompt now: they are loaded, and most
-        recently used.  `seconds`: how long the eyes took; 0 where it was remembered.  Answers the table's stamp."""
-        await self.noted_look(numbers, task, answer, tokens=tokens, seconds=seconds)
+        recently used.  `seconds`: how long the eyes took; 0 where it was remembered.  `spent`, `cost`: what they
+        charged for it.  Answers the table's stamp."""
+        await self.noted_look(numbers, task, answer, tokens=tokens, seconds=seconds, spent=spent, cost=cost)
 
         def count(table: ImageTable) -> None:
             table.looks += 1
+            table.vision_prompt_tokens += spent.prompt_tokens
+            table.vision_completion_tokens += spent.completion_tokens
+            table.cost += cost
 
         return await self._use(numbers, tokens, described=len(numbers) == 1, beside=count)
 
     async def noted_look(
-        self, numbers: Sequence[int], task: str, answer: str, *, tokens: int, seconds: float = 0.0
+        self,
+        numbers: Sequence[int],
+        task: str,
+        answer: str,
+        *,
+        tokens: int,
+        seconds: float = 0.0,
+        spent: VisionUsage = VisionUsage(),  # noqa: B008 (frozen)
+        cost: float = 0.0,
     ) -> None:
         """As `looked`, in the rows alone: what is loaded stays as it is."""
-        now, share = time.time(), tokens // max(1, len(numbers))
+        now, several = time.time(), max(1, len(numbers))
+        share = tokens // several
 
         def note(row: ImageRecord) -> None:
             row.last_beside = [number for number in numbers if number != row.number]
             row.looks += 1
             row.tokens += share
             row.seconds = round(seconds, 3) or row.seconds
+            row.vision_prompt_tokens += spent.prompt_tokens // several
+            row.vision_completion_tokens += spent.completion_tokens // several
+            row.cost += cost / several
             row.last_task = task[:_KEPT_ANSWER]
             row.last_answer = answer[:_KEPT_ANSWER]
             row.last_used = now

@@ -90,6 +90,18 @@ class Ingested:
         said = iter(words)
         return replace_images(self.with_pictures, lambda _: next(said), self._token, flat_results=self._flat_results)
 
+    def without_pictures(self, messages: Sequence[Any]) -> list[Any]:
+        """`messages`, which are those that came, with `[picture #3]` in the images' places, for people to read."""
+        said = iter([f"[picture #{record.number}]" for record in self.images])
+        with_images = {image.message for image in self._found}
+
+        def shown(index: int, message: Any) -> Any:
+            if index not in with_images:
+                return message
+            return replace_images([message], lambda _: next(said), self._token, flat_results=self._flat_results)[0]
+
+        return [shown(index, message) for index, message in enumerate(messages)]
+
 
 @dataclass(frozen=True, slots=True)
 class Placed:

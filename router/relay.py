@@ -29,6 +29,7 @@ from router.protocol.events import (
 from router.protocol.exchange import Exchange
 from router.protocol.parts import Part
 from router.upstream import UNREACHED, Upstream
+from router.watch import ExchangeWatch
 from tools.toolbox import Toolbox
 
 RETRY_SECONDS = 0.1
@@ -73,6 +74,7 @@ class Relay:
         as_sent: Callable[[Mapping[str, Any]], Mapping[str, Any]],
         first_byte_seconds: float,
         idle_seconds: float,
+        watch: ExchangeWatch,
     ) -> None:
         """`reader`: makes the reader for an answer of the given content type.  `fill`: makes a request what the brain
         gets, in outline; `as_sent`: gives that the form of the wire."""
@@ -89,6 +91,7 @@ class Relay:
         self._as_sent = as_sent
         self._first_byte_seconds = first_byte_seconds
         self._idle_seconds = idle_seconds
+        self._watch = watch
 
     async def run(self) -> Complete:
         """Returns when the answer is complete and written.  Raises the `ChiasmError` that ended it otherwise; nothing
@@ -97,7 +100,9 @@ class Relay:
         while True:
             match waiting := await self._perform(actions):
                 case OpenUpstream(request):
-                    actions = await self._read_turn(self._as_sent(await self._fill(request)))
+                    with self._watch.turn(self._exchange.turn, request) as turn:
+                        actions = await self._read_turn(self._as_sent(await self._fill(request)))
+                        turn.ended(actions)
                 case CallTools(calls):
                     await self._out.beat()
                     actions = self._exchange.handle(ToolsCompleted(await self._toolbox.call_all(calls)))
@@ -127,6 +132,7 @@ class Relay:
                 case _:
                     assert_never(action)
         if data := b"".join(frames):
+            self._watch.wrote(len(frames))
             await self._out.write(data)
         if kept is not None:
             await self._keep(kept)  # before the answer ends: the client's next request is to find it
@@ -167,8 +173,12 @@ class Relay:
             ):
                 reader = self._reader(answer.content_type)
                 try:
+                    heard = False
                     async for data in answer.chunks:
                         silence.pause()
+                        if not heard:
+                            heard = True
+                            self._watch.heard()
                         if end := await self._pass_on(reader.feed(data)):
                             return end
                         if reader.clean:
@@ -200,6 +210,7 @@ class Relay:
             if end:
                 break
         if data := b"".join(frames):
+            self._watch.wrote(len(frames))
             await self._out.write(data)
         return end
 

@@ -82,7 +82,17 @@ class FakeImages:
         self.loaded.append(number)
         return None if number in self.gone else b"png%d" % number
 
-    async def looked(self, numbers: Sequence[int], task: str, answer: str, *, tokens: int, seconds: float = 0.0) -> int:
+    async def looked(
+        self,
+        numbers: Sequence[int],
+        task: str,
+        answer: str,
+        *,
+        tokens: int,
+        seconds: float = 0.0,
+        spent: VisionUsage = VisionUsage(),  # noqa: B008 (frozen)
+        cost: float = 0.0,
+    ) -> int:
         assert tokens > 0
         self.looks.append((list(numbers), task, answer))
         return len(self.looks)

@@ -104,6 +104,8 @@ def test_defaults_are_those_of_the_contract(machine: Machine) -> None:
         "reasoning_field": "reasoning_content",
         "late_reasoning": "send",
         "drain_seconds": 30,
+        "log_format": "text",
+        "currency": "USD",
     }
     assert got.text[0].model_dump() | {"api_key": got.text[0].api_key.get_secret_value()} == {
         "name": "glm-5",
@@ -111,6 +113,8 @@ def test_defaults_are_those_of_the_contract(machine: Machine) -> None:
         "model": "glm-5",
         "api_key": "",
         "engine": "auto",
+        "price_input": 0,
+        "price_output": 0,
         "images": "tool",
         "vision": None,
         "thinking": "client",
@@ -125,6 +129,8 @@ def test_defaults_are_those_of_the_contract(machine: Machine) -> None:
         "model": "qwen",
         "api_key": "",
         "engine": "auto",
+        "price_input": 0,
+        "price_output": 0,
         "thinking": False,
         "max_tokens": 2048,
         "max_concurrency": 8,

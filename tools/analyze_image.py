@@ -95,9 +95,19 @@ class Images(Protocol):
     async def data(self, number: int) -> bytes | None:
         """The bytes as the client sent them; `None` if they are gone."""
 
-    async def looked(self, numbers: Sequence[int], task: str, answer: str, *, tokens: int, seconds: float = 0.0) -> int:
-        """Keep in mind what was asked and seen, of which `tokens` stand in the prompt now, and how long the eyes took.
-        The table's stamp."""
+    async def looked(
+        self,
+        numbers: Sequence[int],
+        task: str,
+        answer: str,
+        *,
+        tokens: int,
+        seconds: float = 0.0,
+        spent: VisionUsage = VisionUsage(),  # noqa: B008 (frozen)
+        cost: float = 0.0,
+    ) -> int:
+        """Keep in mind what was asked and seen, of which `tokens` stand in the prompt now, how long the eyes took and
+        what they charged.  The table's stamp."""
 
     async def failed(self, numbers: Sequence[int], error: VisionError) -> None:
         """Keep in mind that the eyes could not look."""
@@ -192,7 +202,15 @@ class AnalyzeImage:
             case VisionAnswer(text, usage):
                 words = quoted(asked.numbers, text)
                 tokens = estimated(words)
-                stamp = await self._images.looked(asked.numbers, asked.task, text, tokens=tokens, seconds=found.seconds)
+                stamp = await self._images.looked(
+                    asked.numbers,
+                    asked.task,
+                    text,
+                    tokens=tokens,
+                    seconds=found.seconds,
+                    spent=usage,
+                    cost=found.cost,
+                )
                 return ToolResult(call_id, words, usage, images=asked.numbers, stamp=stamp)
             case _:
                 assert_never(found)

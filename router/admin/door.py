@@ -33,6 +33,7 @@ from router.errors import (
     ShuttingDown,
     Unauthorized,
 )
+from router.log_lines import REQUEST_ID
 from router.response import GIVE_UP, ClientGone, Receive, Send, start
 
 log = logging.getLogger("chiasm.admin")
@@ -51,6 +52,16 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "cache-control": "no-store",
 }
 """Of every answer.  What the answers hold was written by strangers: nothing of it may run, be framed, or be kept."""
+
+PAGE_HEADERS: Mapping[str, str] = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    # A form that is sent without a referrer has the origin `null`, which could be anybody's.
+    "referrer-policy": "same-origin",
+}
+"""Of a page for people, on top: our own files and forms, nothing inline, nobody else's."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -124,6 +135,9 @@ class Call:
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Reply | None]]
 
+ShowError: TypeAlias = Callable[[ChiasmError, Any], bytes]
+"""A refusal as a page, for who asks for one; given the request's scope."""
+
 
 class AdminDoor:
     """Wraps the endpoints of one address, by method, into an ASGI application."""
@@ -136,14 +150,16 @@ class AdminDoor:
         open_to_all: bool = False,
         page: bool = False,
         checks_forms: bool = False,
+        show_error: ShowError | None = None,
     ) -> None:
         """`page`: for people, who may follow links to it.  `checks_forms`: the endpoint itself checks the token of its
-        form (`Auth.check_change`)."""
+        form (`Auth.check_change`).  `show_error`: how a browser is shown what went wrong; scripts get JSON."""
         self._auth = auth
         self._handlers = {**handlers, **({"HEAD": handlers["GET"]} if "GET" in handlers else {})}
         self._open_to_all = open_to_all
         self._page = page
         self._checks_forms = checks_forms
+        self._show_error = show_error
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         started = False
@@ -155,6 +171,7 @@ class AdminDoor:
 
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        REQUEST_ID.set(request_id)
         try:
             reply = await self._reply(scope, receive, watched, request_id)
         except ClientGone:
@@ -162,7 +179,7 @@ class AdminDoor:
                 give_up()
             return
         except asyncio.CancelledError:
-            reply = _refusal(ShuttingDown("the server is shutting down", retry_after=1))
+            reply = self._refused(ShuttingDown("the server is shutting down", retry_after=1), scope)
         except Exception as error:
             reply = self._failed(error, scope, request_id)
         if reply is not None and not started:
@@ -198,7 +215,14 @@ class AdminDoor:
             headers["allow"] = ", ".join(sorted(self._handlers))
         if isinstance(refused, BodyTooLarge | BodyTooSlow) or scope["method"] not in self._handlers:
             headers["connection"] = "close"
-        return _refusal(refused, headers)
+        return self._refused(refused, scope, headers)
+
+    def _refused(self, error: ChiasmError, scope: Any, headers: Mapping[str, str] | None = None) -> Reply:
+        reply = _refusal(error, headers)
+        if self._show_error is None or b"text/html" not in dict(scope["headers"]).get(b"accept", b""):
+            return reply
+        fields = {**reply.headers, **PAGE_HEADERS}
+        return Reply(self._show_error(error, scope), reply.status, "text/html; charset=utf-8", fields)
 
 
 def _fault(error: Exception, request_id: str) -> ChiasmError:

@@ -19,6 +19,18 @@ class _Given(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Cost(_Given):
+    """What looking has cost by the configured prices."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    amount: float = Field(description="In `server.currency`.")
+
+
+def _nothing(value: object) -> bool:
+    return value is None
+
+
 class Conversation(_Given):
     """Times are seconds since 1970."""
 
@@ -31,6 +43,7 @@ class Conversation(_Given):
     looks: int
     created: float
     last_used: float
+    cost: Cost | None = Field(default=None, exclude_if=_nothing, description="Missing where no prices are set.")
 
 
 class Image(_Given):
@@ -66,6 +79,7 @@ class ImageDetails(Image):
     seconds: float = Field(description="How long the eyes took for their last look; 0: none was made.")
     errors: int = Field(description="Looks at which the eyes failed.")
     last_error: str
+    cost: Cost | None = Field(default=None, exclude_if=_nothing, description="Missing where no prices are set.")
 
 
 class Conversations(_Given):

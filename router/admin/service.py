@@ -45,7 +45,7 @@ from router.admin.models import (
     Stats,
     StoreState,
 )
-from router.admin.thumbnails import Thumbnails
+from router.admin.thumbnails import SIDE, Thumbnails
 from router.admin.usage import Counted
 from router.brain import Brain
 from router.config import Settings
@@ -54,6 +54,7 @@ from router.conversation import key_of
 from router.conversations import Conversations
 from router.errors import Overloaded
 from router.images import ConversationImages, short
+from router.last_prompts import LastPrompt, LastPrompts
 from tools.look import ImageGone, LookFailed, Picture, look
 from tools.vision.backend import VisionAnswer, VisionBackend, VisionBusy, VisionError
 from tools.vision.pixel_tokens import pixel_tokens
@@ -93,6 +94,7 @@ class Admin:
     thumbnails: Thumbnails
     bus: Bus
     order: Order
+    last_prompts: LastPrompts
     _counted: Counted
 
     # Asking
@@ -162,16 +164,21 @@ class Admin:
         at = await self._at(id_, number)
         return shown.image(at.table, number, await self.rows.read(at.where, number))
 
-    async def thumbnail(self, id_: str, number: int) -> bytes:
-        """A PNG.  Raises `Conflict`."""
+    async def thumbnail(self, id_: str, number: int, side: int = SIDE) -> bytes:
+        """A PNG of at most `side` pixels a side.  Raises `Conflict`."""
         at = await self._at(id_, number)
         row = await self._good_row(at, number)
         try:
-            return await self.thumbnails.of(at.tenant, await self._bytes(at, row))
+            return await self.thumbnails.of(at.tenant, await self._bytes(at, row), side)
         except VisionError as error:
             if error.retryable:
                 raise Overloaded("too many pictures are being decoded; try again soon", retry_after=1) from None
             raise Conflict(f"image #{number} cannot be decoded", code="unreadable") from None
+
+    async def last_prompt(self, id_: str) -> LastPrompt | None:
+        """What this process has sent to a brain last; `None` where it has sent nothing, or not lately."""
+        at = await self._at(id_)
+        return self.last_prompts.of(at.tenant, at.key, at.table)
 
     async def stamp(self, id_: str) -> tuple[int, ...] | None:
         """Another one whenever something changed; `None` where there is no such conversation."""
@@ -253,13 +260,19 @@ class Admin:
                 await images.failed([number], reason)
                 raise EyesFailed(str(reason))
             case VisionAnswer(text):
-                await images.noted_look([number], task, text, tokens=0, seconds=found.seconds)
+                await images.noted_look(
+                    [number], task, text, tokens=0, seconds=found.seconds, spent=found.usage, cost=found.cost
+                )
+                paid = found
             case _:
                 assert_never(found)
         new_words = not row.description and bool(short(text))
 
         def change(table: ImageTable) -> None:
             table.looks += 1
+            table.vision_prompt_tokens += paid.usage.prompt_tokens
+            table.vision_completion_tokens += paid.usage.completion_tokens
+            table.cost += paid.cost
             told = self._load(table, number, row)
             table.note(number, described=True)
             if new_words and not told:
@@ -275,6 +288,7 @@ class Admin:
         if number not in at.table:
             raise _no_image(number)
         there = await self.deleting.delete_image(at.tenant, at.key, number)
+        self.last_prompts.drop(at.tenant, at.key)
         self.bus.publish("image", id_, image=number, action="delete")
         return there
 
@@ -283,6 +297,7 @@ class Admin:
         meant = named(id_)
         if meant is None or not await self.deleting.delete(*meant):
             raise _no_conversation()
+        self.last_prompts.drop(*meant)
         self.bus.publish("conversation", id_, change="deleted")
         return True
 
@@ -350,11 +365,26 @@ def open_admin(
     eyes: Sequence[VisionBackend],
     thumbnails: Thumbnails,
     bus: Bus,
+    last_prompts: LastPrompts | None = None,
 ) -> Admin:
-    """`eyes` in the order of the configuration; `bus`: where `tables` tells of changes too."""
+    """`eyes` in the order of the configuration; `bus`: where `tables` tells of changes too; `last_prompts`: where
+    requests are noted, if they are."""
     order = Order(deleting, tables)
     return Admin(
-        settings, store, tables, rows, blobs, looks, deleting, brains, eyes, thumbnails, bus, order, Counted(store)
+        settings,
+        store,
+        tables,
+        rows,
+        blobs,
+        looks,
+        deleting,
+        brains,
+        eyes,
+        thumbnails,
+        bus,
+        order,
+        LastPrompts() if last_prompts is None else last_prompts,
+        Counted(store),
     )
 
 
@@ -366,6 +396,16 @@ def changes_to(bus: Bus) -> Callable[[str, str, ImageTable], None]:
             bus.publish("conversation", id_, change="changed", images=shown.count_of(table), loaded=len(table.loaded))
 
     return changed
+
+
+def prompts_to(bus: Bus) -> Callable[[str, str], None]:
+    """For `LastPrompts`, likewise."""
+
+    def noted(tenant: str, key: str) -> None:
+        if bus.listeners and (id_ := conversation_id(tenant, key)) is not None:
+            bus.publish("prompt", id_)
+
+    return noted
 
 
 def _no_conversation() -> NotFound:

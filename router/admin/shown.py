@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cache.record import ImageRecord
 from cache.table import ImageTable
-from router.admin.models import BrainState, Conversation, EyesState, Image, ImageDetails
+from router.admin.models import BrainState, Conversation, Cost, EyesState, Image, ImageDetails
 from router.brain import Brain
 from tools.vision.backend import VisionBackend
 from tools.vision.courteous import Courteous
@@ -26,6 +26,7 @@ def conversation(id_: str, tenant: str, table: ImageTable) -> Conversation:
         looks=table.looks,
         created=table.created,
         last_used=max(table.used, table.created),
+        cost=_cost(table),
     )
 
 
@@ -55,7 +56,14 @@ def image(table: ImageTable, number: int, row: ImageRecord | None) -> ImageDetai
         seconds=known.seconds,
         errors=known.errors,
         last_error=known.last_error,
+        cost=_cost(known),
     )
+
+
+def _cost(of: ImageRecord | ImageTable) -> Cost | None:
+    if not of.cost:
+        return None
+    return Cost(prompt_tokens=of.vision_prompt_tokens, completion_tokens=of.vision_completion_tokens, amount=of.cost)
 
 
 def plain(details: ImageDetails) -> Image:

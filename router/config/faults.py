@@ -41,6 +41,7 @@ _EXPECTED: Mapping[str, str] = {
     "string_type": "a string",
     "tuple_type": "a list",
     "model_type": "a table",
+    "string_pattern_mismatch": "one to eight letters",
     "string_too_short": "a string that is not empty",
     "greater_than": "more than {gt:.0f}",
     "greater_than_equal": "at least {ge:.0f}",

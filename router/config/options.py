@@ -96,6 +96,8 @@ Turns = Annotated[int, BeforeValidator(_not_a_bool), Field(le=MOST), AfterValida
 Port = Annotated[int, BeforeValidator(_not_a_bool), Field(ge=0, le=65535)]
 Amount = Annotated[float, BeforeValidator(_not_a_bool), Field(gt=0, le=MOST)]
 AmountOrZero = Annotated[float, BeforeValidator(_not_a_bool), Field(ge=0, le=MOST)]
+Price = AmountOrZero
+Currency = Annotated[str, Field(pattern=r"^[A-Za-z]{1,8}$")]
 BaseUrl = Annotated[str, AfterValidator(_http_url)]
 BaseUrlOrEmpty = Annotated[str, AfterValidator(_http_url_or_empty)]
 ListenHost = Annotated[str, Field(min_length=1), AfterValidator(_without_brackets)]
