@@ -50,11 +50,15 @@ def serve(
     config: ConfigFile = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.", show_default="8090")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="How many processes share the work.")] = 1,
     text: Annotated[str | None, typer.Option(help="The brain: base URL of a text model, ending in /v1.")] = None,
-    text_model: Annotated[str | None, typer.Option(help="Its id.", show_default="the first listed")] = None,
+    text_model: Annotated[
+        str | None, typer.Option(help="The brain's model id.", show_default="the first listed")
+    ] = None,
     vision: Annotated[str | None, typer.Option(help="The eyes: base URL of a vision model, ending in /v1.")] = None,
-    vision_model: Annotated[str | None, typer.Option(help="Its id.", show_default="the first listed")] = None,
+    vision_model: Annotated[
+        str | None, typer.Option(help="The eyes' model id.", show_default="the first listed")
+    ] = None,
 ) -> None:
     """Run the service.  With --text and --vision no file is needed."""
     from router.server import serve as run  # the web stack: other commands need not wait for it
@@ -109,15 +113,77 @@ def doctor(
     repeat: Annotated[int, typer.Option(min=1, max=100, help="How often a tool call is asked for, each way.")] = 3,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to spend at most, prompts and answers.")] = 60_000,
     text: Annotated[str | None, typer.Option(help="The brain, as of `serve`.")] = None,
-    text_model: Annotated[str | None, typer.Option(help="Its id.", show_default="the first listed")] = None,
+    text_model: Annotated[
+        str | None, typer.Option(help="The brain's model id.", show_default="the first listed")
+    ] = None,
     vision: Annotated[str | None, typer.Option(help="The eyes, as of `serve`.")] = None,
-    vision_model: Annotated[str | None, typer.Option(help="Its id.", show_default="the first listed")] = None,
+    vision_model: Annotated[
+        str | None, typer.Option(help="The eyes' model id.", show_default="the first listed")
+    ] = None,
 ) -> None:
     """Check brain, eyes and the whole path, and say what to change.  Exit code 1: something failed."""
     loaded = _load(config, Flags(text=text, text_model=text_model, vision=vision, vision_model=vision_model))
     from router.doctor.run import doctor as run  # the web stack: a bad configuration is told without it
 
     raise typer.Exit(run(loaded.settings, as_json=as_json, repeat=repeat, max_tokens=max_tokens))
+
+
+@app.command()
+def bench(
+    config: ConfigFile = None,
+    streams: Annotated[str, typer.Option(help="Streams at once, level by level; empty: no sweep.")] = "1,2,4,8",
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Of each prompt.")] = 512,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Of each answer.")] = 128,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each level is measured on each side.")] = 3,
+    needle: Annotated[
+        int, typer.Option(min=0, metavar="TOKENS", help="Find a fact in a prompt of this length.", show_default="no")
+    ] = 0,
+    images: Annotated[int, typer.Option(min=0, help="Image turns through Chiasm.", show_default="none")] = 0,
+    alone: Annotated[bool, typer.Option("--alone", help="Only the brain alone.")] = False,
+    behind: Annotated[bool, typer.Option("--behind", help="Only the brain behind Chiasm.")] = False,
+    cached: Annotated[bool, typer.Option("--cached", help="One prompt for all, for prefix caches to answer.")] = False,
+    seconds: Annotated[float, typer.Option(min=1, help="When to stop at the latest.")] = 600,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="All figures; -: to standard output, instead of tables.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="A picture of the sweep, .svg or .png.")] = None,
+    brain: Annotated[
+        str | None, typer.Option(help="One of the configured brains, by its name.", show_default="the first")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="The brain, as of `serve`.")] = None,
+    text_model: Annotated[
+        str | None, typer.Option(help="The brain's model id.", show_default="the first listed")
+    ] = None,
+    vision: Annotated[str | None, typer.Option(help="The eyes, as of `serve`.")] = None,
+    vision_model: Annotated[
+        str | None, typer.Option(help="The eyes' model id.", show_default="the first listed")
+    ] = None,
+) -> None:
+    """Measure the brain alone and behind Chiasm, in turn.  Says first what it can cost; Ctrl-C shows what is there."""
+    flags = Flags(text=text, text_model=text_model, vision=vision, vision_model=vision_model)
+    loaded = _load(config, flags)
+    from router.bench.outputs import Outputs  # the web stack: a bad configuration is told without it
+    from router.bench.plan import BadPlan, Plan, numbers
+    from router.bench.run import CannotMeasure
+    from router.bench.run import bench as run
+
+    try:
+        plan = Plan(
+            sides=("alone",) if alone and not behind else ("behind",) if behind and not alone else ("alone", "behind"),
+            streams=numbers(streams),
+            rounds=rounds,
+            prompt_tokens=prompt_tokens,
+            max_tokens=max_tokens,
+            needle_tokens=needle,
+            images=images,
+            seconds=seconds,
+            cached=cached,
+        )
+        code = run(loaded, flags, plan, brain=brain, outputs=Outputs(json_file, plot))
+    except (BadPlan, CannotMeasure, OSError) as reason:
+        typer.echo(f"chiasm: {reason}", err=True)
+        code = 2
+    raise typer.Exit(code)
 
 
 @app.command()

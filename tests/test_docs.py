@@ -57,6 +57,7 @@ NOT_RUN = {
     r"\S*chiasm doctor": "judges models, and these are scripted; tests/test_doctor*.py run it",
     r"\S*chiasm demo": "reads pictures for seconds; tests/test_demo.py runs it",
     BENCH: "runs for minutes",
+    r"\S*python -m tests\.": "servers of the test suite, which run until they are ended",
     r"\S*pip install ": "needs the network",
     r"(?s:.*)…": "not whole: who reads it fills in the rest",
 }
