@@ -6,13 +6,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check format test-clients test-ccr test-engines test-mutants test-faults bench bench-prefix soak clean
+.PHONY: demo test check format test-clients test-ccr test-engines test-mutants test-faults bench bench-prefix screenshots soak clean
 
 demo: $(VENV)/.run
 	@$(BIN)/chiasm demo
 
 test: $(VENV)/.dev check
 	@tests/install_redis.sh
+	@tests/install_chromium.sh
 	@tests/install_proxies.sh
 	$(BIN)/pytest -n 2 --dist loadgroup
 	tests/clients/run.sh --quick
@@ -57,6 +58,11 @@ bench: $(VENV)/.dev
 # How much of each prompt a prefix cache can use again, in a long session.
 bench-prefix: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.prefix
+
+# The pictures of the admin page in docs/images.
+screenshots: $(VENV)/.dev
+	@tests/install_chromium.sh
+	$(BIN)/python -m tests.admin_screenshots
 
 # Whether anything grows: twenty thousand exchanges, good and bad (five minutes).  EXCHANGES=100000 for the long one.
 EXCHANGES ?= 20000

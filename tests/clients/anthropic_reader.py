@@ -1,7 +1,8 @@
 """What a client of the Messages API reads, as strictly as the API is written.
 
-claude-code-router turns our stream into this one.  Where it stumbles over ours, it writes text into a tool's block,
-blocks with the index -1, deltas after a block's end or a usage of nothing: whatever a strict reader refuses.
+claude-code-router passes this stream on, or turns another of ours into it.  Where it stumbles over that one, it writes
+text into a tool's block, blocks with the index -1, deltas after a block's end or a usage of nothing: whatever a strict
+reader refuses.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Block:
     """Of text and thinking; the JSON of a tool's input."""
     id: str = ""
     name: str = ""
+    signature: str = ""
 
 
 @dataclass(slots=True)
@@ -45,6 +47,7 @@ class Reply:
                 block.get("text") or block.get("thinking") or orjson.dumps(block.get("input")).decode(),
                 block.get("id", ""),
                 block.get("name", ""),
+                block.get("signature", ""),
             )
             for block in message["content"]
         ]
@@ -64,6 +67,8 @@ class Reply:
         for block in self.blocks:
             if block.type == "text":
                 content.append({"type": "text", "text": block.text})
+            elif block.type == "thinking" and block.signature:
+                content.append({"type": "thinking", "thinking": block.text, "signature": block.signature})
             elif block.type == "tool_use":
                 input_ = orjson.loads(block.text)
                 content.append({"type": "tool_use", "id": block.id, "name": block.name, "input": input_})
@@ -106,6 +111,7 @@ def read_messages_stream(stream: bytes) -> Reply:
                 delta = event["delta"]
                 assert delta["type"] in _DELTA_OF_BLOCK[open_block.type], f"{delta} in a block of {open_block.type}"
                 open_block.text += delta.get("text") or delta.get("thinking") or delta.get("partial_json") or ""
+                open_block.signature += delta.get("signature") or ""
             case "inside", "content_block_stop":
                 assert open_block is not None, f"the end of no block: {raw!r}"
                 assert event["index"] == len(reply.blocks) - 1, f"the end of another block: {raw!r}"
@@ -119,5 +125,5 @@ def read_messages_stream(stream: bytes) -> Reply:
                 state = "after"
             case _:
                 raise AssertionError(f"{kind} {state} the message")
-    assert state == "after", "the stream ends in the middle of the message"
+    assert state == "after" or reply.error is not None, "the stream ends in the middle of the message"
     return reply

@@ -31,7 +31,15 @@ LIBRARIES: Final = {
     "langchain": "langchain_chat.py",
     "litellm": "litellm_sdk.py",
 }
-"""Their programs, by the client's name."""
+"""Their programs for Chat Completions, by the client's name."""
+
+_PROGRAMS: Final = {
+    **LIBRARIES,
+    "anthropic-python": "anthropic_python.py",
+    "anthropic-node": "anthropic_node.mjs",
+    "openai-python/responses": "openai_responses.py",
+}
+"""All of them; where a client has a second one, its name goes on behind a stroke."""
 
 _ANSWER: Final = b'{"answers":'
 
@@ -111,10 +119,11 @@ class Libraries:
         self._home = home
         self._running: dict[str, Library] = {}
 
-    def of(self, client: str) -> Library:
-        library = self._running.get(client)
+    def of(self, name: str) -> Library:
+        """`name`: of one of `_PROGRAMS`."""
+        library = self._running.get(name)
         if library is None or library.ended:
-            library = self._running[client] = self._started(client)
+            library = self._running[name] = self._started(name)
         return library
 
     def finish(self) -> None:
@@ -123,9 +132,9 @@ class Libraries:
             for library in self._running.values():
                 stack.callback(library.finish)
 
-    def _started(self, client: str) -> Library:
-        program, folder = PROGRAMS / LIBRARIES[client], BY_NAME[client].folder
-        log = self._home / f"{client}.log"
+    def _started(self, name: str) -> Library:
+        program, folder = PROGRAMS / _PROGRAMS[name], BY_NAME[name.partition("/")[0]].folder
+        log = self._home / f"{name.replace('/', '-')}.log"
         if program.suffix == ".py":
             env = environment(self._home, LITELLM_LOCAL_MODEL_COST_MAP="True", LANGSMITH_TRACING="false")
             return Library([str(folder / "bin" / "python"), "-P", str(program)], cwd=self._home, env=env, log=log)

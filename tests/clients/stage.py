@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import orjson
 
+from router.print_config import VARIABLE, Service, find, snippet
 from tests.clients.environment import environment
 from tests.clients.library import Libraries
 from tests.clients.tap import Tap
@@ -20,6 +21,10 @@ from tests.live import House, live
 
 CLIENT_SECONDS: Final = 90.0
 """The slowest client takes six; the rest is for a machine that is busy with other things."""
+
+
+KEY: Final = "chiasm-secret"
+"""In the clients' environment, for those that take it from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,11 @@ class Stage:
         """The base URL for clients, ending in /v1."""
         return self.tap.url
 
+    def printed(self, client: str) -> str:
+        """What `chiasm print-config` says for this client, with the key in a variable."""
+        service = Service(self.url.removesuffix("/v1"), ["brain"], asks_for_a_key=True, context=32_768)
+        return snippet(find(client), service)
+
     async def run(
         self, command: Sequence[str | Path], *, stdin: bytes = b"", cwd: Path | None = None, **env: str
     ) -> Ran:
@@ -60,7 +70,7 @@ class Stage:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=cwd or self.home,
-            env=environment(self.home, **env),
+            env=environment(self.home, **{VARIABLE: KEY, **env}),
             start_new_session=True,
         )
         try:

@@ -1,7 +1,8 @@
 """claude-code-router, asked as Claude Code asks it: what it sends to the service, and what it makes of the answer.
 
-Only the program in the middle is real; the requests are in Claude Code's shape, and its place as the reader is taken
-by `anthropic_reader`, which refuses what Claude Code would stumble over.
+It is configured as `chiasm print-config` says: passing Messages on as they are, or translating to Chat Completions and
+back.  Only the program in the middle is real; the requests are in Claude Code's shape, and its place as the reader is
+taken by `anthropic_reader`, which refuses what Claude Code would stumble over.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ import base64
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import httpx
 import orjson
 import pytest
 
-from tests.brain import Calls, Fails, Thinks, looks, says
+from tests.brain import Calls, Fails, Thinks, looks, refuses, says
 from tests.clients.anthropic_reader import Reply, read_messages_stream
 from tests.clients.environment import environment
 from tests.clients.roster import BY_NAME, NODE_BINARY
-from tests.clients.stage import CLIENT_SECONDS, Stage, end
+from tests.clients.stage import CLIENT_SECONDS, KEY, Stage, end
 from tests.engines.servers import free_port
 from tests.eyes import sees
 from tests.live import picture
@@ -49,10 +50,14 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["plain", "reasoning"])
-def transformers(request: pytest.FixtureRequest) -> list[str]:
-    """Of the provider.  `reasoning` is what shows a model's thoughts; without it they are left out."""
-    return [] if request.param == "plain" else ["reasoning"]
+Way = Literal["messages", "chat", "chat-reasoning"]
+"""`chat-reasoning`: with the transformer that shows a model's thoughts; `chat` leaves them out."""
+
+
+@pytest.fixture(params=get_args(Way))
+def way(request: pytest.FixtureRequest) -> Way:
+    way: Way = request.param
+    return way
 
 
 @dataclass(slots=True)
@@ -61,14 +66,14 @@ class Router:
 
     async def ask(self, *messages: Json, stream: bool = True, **fields: Any) -> Reply:
         """As Claude Code asks."""
-        got = await self._post(messages, stream, fields)
+        got = await self.post(*messages, stream=stream, **fields)
         assert got.status_code == 200, got.text
         if stream:
             assert got.headers["content-type"].startswith("text/event-stream")
             return read_messages_stream(got.content)
         return Reply.of_message(got.json())
 
-    async def _post(self, messages: tuple[Json, ...], stream: bool, fields: Json) -> httpx.Response:
+    async def post(self, *messages: Json, stream: bool = True, **fields: Any) -> httpx.Response:
         body = {
             "model": "claude-sonnet-4-5",
             "max_tokens": 4000,
@@ -85,24 +90,13 @@ class Router:
 
 
 @asynccontextmanager
-async def router(stage: Stage, name: str, transformers: list[str]) -> AsyncIterator[Router]:
+async def router(stage: Stage, name: str, way: Way) -> AsyncIterator[Router]:
     port = free_port()
-    provider = {
-        "name": "chiasm",
-        "api_base_url": f"{stage.url}/chat/completions",
-        "api_key": "any",
-        "models": ["brain"],
-        "transformer": {"use": transformers},
-    }
-    config = {
-        "LOG": False,
-        "HOST": "127.0.0.1",
-        "PORT": port,
-        "APIKEY": "dummy-router",
-        "NON_INTERACTIVE_MODE": True,
-        "Providers": [provider],
-        "Router": {"default": "chiasm,brain"},
-    }
+    printed = "ccr" if way == "messages" else "ccr-chat"
+    config = orjson.loads(stage.printed(printed))
+    if way == "chat-reasoning":
+        config["Providers"][0]["transformer"] = {"use": ["reasoning"]}
+    config |= {"HOST": "127.0.0.1", "PORT": port, "APIKEY": "dummy-router", "NON_INTERACTIVE_MODE": True}
     folder = stage.home / ".claude-code-router"
     folder.mkdir()
     (folder / "config.json").write_bytes(orjson.dumps(config))
@@ -114,7 +108,7 @@ async def router(stage: Stage, name: str, transformers: list[str]) -> AsyncItera
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
         cwd=stage.home,
-        env=environment(stage.home),
+        env=environment(stage.home, CHIASM_API_KEY=KEY),
         start_new_session=True,
     )
     try:
@@ -148,74 +142,82 @@ def user(*blocks: str | Json) -> Json:
     }
 
 
-def thought(transformers: list[str], *thoughts: str) -> list[str]:
-    return list(thoughts) if transformers else []
+def thought(way: Way, *thoughts: str) -> list[str]:
+    return [] if way == "chat" else list(thoughts)
 
 
-async def test_plain_words(name: str, transformers: list[str], on_stage: OnStage) -> None:
-    async with on_stage() as stage, router(stage, name, transformers) as ccr:
+async def test_plain_words(name: str, way: Way, on_stage: OnStage) -> None:
+    async with on_stage() as stage, router(stage, name, way) as ccr:
         stage.house.brain.will(says(Thinks("A greet"), Thinks("ing."), "Hello", " there."))
         reply = await ccr.ask(user("Hi."))
         assert reply.text_of("text") == ["Hello there."]
-        assert reply.text_of("thinking") == thought(transformers, "A greeting.")
+        assert reply.text_of("thinking") == thought(way, "A greeting.")
         assert (reply.stop_reason, reply.model, reply.error) == ("end_turn", "brain", None)
         assert (reply.usage["input_tokens"], reply.usage["output_tokens"]) == (100, 10)
         (asked,) = stage.house.brain.asked
-        for stray in (b"cache_control", b"media_type", b"x-anthropic-billing-header"):
+        for stray in (b"media_type", b"x-anthropic-billing-header", *[b"cache_control"] * (way != "messages")):
             assert stray not in asked.body
 
 
-async def test_a_pasted_picture_that_is_looked_at(name: str, transformers: list[str], on_stage: OnStage) -> None:
-    async with on_stage() as stage, router(stage, name, transformers) as ccr:
+async def test_a_pasted_picture_that_is_looked_at(name: str, way: Way, on_stage: OnStage) -> None:
+    async with on_stage() as stage, router(stage, name, way) as ccr:
         stage.house.brain.will(
             says(Thinks("A picture."), "\n\n", looks(1, "What?"), looks(1, "What colour?"), usage=(100, 10)),
             says(Thinks("A cat, then."), "It is a ", "cat.", usage=(150, 7)),
         )
         reply = await ccr.ask(user("[Image #1] What is this?", image(picture())))
         assert reply.text_of("text") == ["It is a cat."]
-        assert reply.text_of("thinking") == thought(transformers, "A picture.\n\nA cat, then.")
+        assert reply.text_of("thinking") == thought(way, "A picture.\n\nA cat, then.")
         assert (reply.stop_reason, reply.error, reply.calls) == ("end_turn", None, [])
         assert (reply.usage["input_tokens"], reply.usage["output_tokens"]) == (150, 17)
         assert len(stage.house.eyes.looks) == 2
         assert b"[Image #2]" not in stage.house.brain.asked[0].body, "its number and ours agree"
 
 
-async def test_words_before_and_after_a_look_are_one_block(
-    name: str, transformers: list[str], on_stage: OnStage
-) -> None:
-    async with on_stage() as stage, router(stage, name, transformers) as ccr:
+async def test_words_before_and_after_a_look_are_one_block(name: str, way: Way, on_stage: OnStage) -> None:
+    async with on_stage() as stage, router(stage, name, way) as ccr:
         stage.house.brain.will(
             says(Thinks("A picture."), "Let me ", "look.", "\n\n", looks(1, "What?")), says("\n\nIt is a ", "cat.")
         )
         reply = await ccr.ask(user("What is this?", image(picture())))
         assert reply.text_of("text") == ["Let me look.\n\nIt is a cat."]
-        assert reply.text_of("thinking") == thought(transformers, "A picture.")
+        assert reply.text_of("thinking") == thought(way, "A picture.")
         assert reply.stop_reason == "end_turn"
 
 
 def known_limit_of_reasoning(words: str) -> pytest.MarkDecorator:
-    """Both settings; with `reasoning` this is known to fail, and the day it does not, the test says so."""
+    """All ways; with `chat-reasoning` this is known to fail, and the day it does not, the test says so."""
     mark = pytest.mark.xfail(strict=True, raises=AssertionError, reason=f"{words}; see docs/clients.md")
-    return pytest.mark.parametrize(
-        "transformers", [pytest.param([], id="plain"), pytest.param(["reasoning"], id="reasoning", marks=mark)]
-    )
+    return pytest.mark.parametrize("way", ["messages", "chat", pytest.param("chat-reasoning", marks=mark)])
 
 
 @known_limit_of_reasoning("writes thoughts that follow words into the words' block")
-async def test_thoughts_after_words(name: str, transformers: list[str], on_stage: OnStage) -> None:
-    async with on_stage() as stage, router(stage, name, transformers) as ccr:
+async def test_thoughts_after_words(name: str, way: Way, on_stage: OnStage) -> None:
+    async with on_stage() as stage, router(stage, name, way) as ccr:
+        stage.house.brain.will(
+            says(Thinks("A picture."), "Let me look.", looks(1, "What?")), says(Thinks("A cat, then."), "It is a cat.")
+        )
+        reply = await ccr.ask(user("What is this?", image(picture())))
+        assert "".join(reply.text_of("text")) == "Let me look.\n\nIt is a cat."
+        assert reply.text_of("thinking") == thought(way, "A picture.", "A cat, then.")
+        assert reply.stop_reason == "end_turn"
+
+
+@pytest.mark.parametrize("way", ["chat-reasoning"])
+async def test_late_thoughts_can_be_left_out(name: str, way: Way, on_stage: OnStage) -> None:
+    async with on_stage(server={"late_reasoning": "drop"}) as stage, router(stage, name, way) as ccr:
         stage.house.brain.will(
             says(Thinks("A picture."), "Let me look.", looks(1, "What?")), says(Thinks("A cat, then."), "It is a cat.")
         )
         reply = await ccr.ask(user("What is this?", image(picture())))
         assert reply.text_of("text") == ["Let me look.\n\nIt is a cat."]
-        assert reply.stop_reason == "end_turn"
+        assert reply.text_of("thinking") == ["A picture."]
 
 
 async def test_two_calls_beside_a_look_and_a_picture_among_their_results(
-    name: str, transformers: list[str], on_stage: OnStage
+    name: str, way: Way, on_stage: OnStage
 ) -> None:
-    async with on_stage() as stage, router(stage, name, transformers) as ccr:
+    async with on_stage() as stage, router(stage, name, way) as ccr:
         stage.house.brain.will(
             says(
                 Thinks("Hm."),
@@ -248,13 +250,13 @@ async def test_two_calls_beside_a_look_and_a_picture_among_their_results(
         told = {one["tool_call_id"]: one["content"] for one in second.messages if one["role"] == "tool"}
         assert told.keys() == {"call_a", "call_ours", "call_b"}
         assert told["call_a"] == "AAA"
-        assert "[Image #2]" in told["call_b"]
-        assert "A tabby cat." in told["call_ours"]
-        assert "A small dog." in third.messages[-1]["content"]
+        assert "[Image #2]" in str(told["call_b"])
+        assert "A tabby cat." in str(told["call_ours"])
+        assert "A small dog." in str(third.messages[-1]["content"])
 
 
-async def test_an_answer_in_one_piece(name: str, transformers: list[str], on_stage: OnStage) -> None:
-    async with on_stage() as stage, router(stage, name, transformers) as ccr:
+async def test_an_answer_in_one_piece(name: str, way: Way, on_stage: OnStage) -> None:
+    async with on_stage() as stage, router(stage, name, way) as ccr:
         stage.house.brain.will(says("Let me look.", looks(1, "What?")), says("It is a cat.", usage=(150, 7)))
         reply = await ccr.ask(user("What is this?", image(picture())), stream=False)
         assert reply.text_of("text") == ["Let me look.\n\nIt is a cat."]
@@ -264,28 +266,55 @@ async def test_an_answer_in_one_piece(name: str, transformers: list[str], on_sta
 
 @pytest.mark.parametrize("heartbeat", ["comment", "chunk"])
 async def test_heartbeats_while_the_eyes_take_their_time(
-    name: str, transformers: list[str], on_stage: OnStage, heartbeat: str
+    name: str, way: Way, on_stage: OnStage, heartbeat: str
 ) -> None:
     async with (
         on_stage(server={"heartbeat": heartbeat, "heartbeat_seconds": 0.05}) as stage,
-        router(stage, name, transformers) as ccr,
+        router(stage, name, way) as ccr,
     ):
         stage.house.brain.will(says(Thinks("Hm."), "Wait.", looks(1, "What?")), says("A cat."))
         stage.house.eyes.will(sees("A cat.", after=0.4))
         reply = await ccr.ask(user("What is this?", image(picture())))
         assert reply.text_of("text") == ["Wait.\n\nA cat."]
         assert reply.stop_reason == "end_turn"
-        beats = stage.tap.heard.count(b": keep-alive" if heartbeat == "comment" else b'"delta":{},')
+        chat_beat = b": keep-alive" if heartbeat == "comment" else b'"delta":{},'
+        beats = stage.tap.heard.count(b"event: ping" if way == "messages" else chat_beat)
         assert beats >= 3
 
 
 @known_limit_of_reasoning("drops events without a delta, errors among them")
-async def test_an_error_in_the_middle_of_an_answer_is_handed_on(
-    name: str, transformers: list[str], on_stage: OnStage
-) -> None:
+async def test_an_error_in_the_middle_of_an_answer_is_handed_on(name: str, way: Way, on_stage: OnStage) -> None:
     """In an event of a shape of its own, after which it ends the message as if all were well."""
-    async with on_stage() as stage, router(stage, name, transformers) as ccr:
+    async with on_stage() as stage, router(stage, name, way) as ccr:
         stage.house.brain.will(says("Hello", Fails("the graphics card has left")))
         reply = await ccr.ask(user("Hi."))
         assert reply.text_of("text") == ["Hello"]
         assert "the graphics card has left" in str(reply.error)
+
+
+async def test_the_words_of_a_refusal_arrive(name: str, way: Way, on_stage: OnStage) -> None:
+    """Claude Code shortens its history by these."""
+    words = "input length and `max_tokens` exceed context limit: 190000 + 21333 > 200000"
+    async with on_stage() as stage, router(stage, name, way) as ccr:
+        stage.house.brain.will(refuses(400, words))
+        got = await ccr.post(user("Hi."))
+        assert got.status_code == 400
+        assert words in got.text
+
+
+async def test_the_printed_key_comes_from_the_environment(name: str, way: Way, on_stage: OnStage) -> None:
+    async with on_stage(server={"api_keys": [KEY]}) as stage, router(stage, name, way) as ccr:
+        stage.house.brain.will(says("Hello."))
+        reply = await ccr.ask(user("Hi."))
+        assert reply.text_of("text") == ["Hello."]
+
+
+@pytest.mark.parametrize("way", ["messages"])
+async def test_the_session_of_the_client_arrives(name: str, way: Way, on_stage: OnStage) -> None:
+    """So that a conversation is found again however its history was compacted."""
+    async with on_stage() as stage, router(stage, name, way) as ccr:
+        stage.house.brain.will(says("A cat."), says("Compacted."))
+        await ccr.ask(user("[Image #1] What is this?", image(picture())))
+        await ccr.ask(user("A summary of what was said so far.  Go on."))
+        _, second = stage.house.brain.asked
+        assert second.tools == ["Read", "analyzeImage", "recallImage"], "the image of the first request is known"

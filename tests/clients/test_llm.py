@@ -11,7 +11,7 @@ import pytest
 
 from tests.brain import Calls, Fails, Thinks, looks, says
 from tests.clients.roster import BY_NAME
-from tests.clients.stage import Ran, Stage
+from tests.clients.stage import KEY, Ran, Stage
 from tests.eyes import sees
 from tests.live import picture
 
@@ -20,15 +20,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.client("llm")]
 OnStage = Callable[..., AbstractAsyncContextManager[Stage]]
 
 LLM: Final = BY_NAME["llm"].folder / "bin" / "llm"
-
-MODELS = """
-- model_id: chiasm
-  model_name: brain
-  api_base: "{url}"
-  api_key_name: chiasm
-  vision: true
-  supports_tools: true
-"""
 
 TOOLS = """
 def Read(path: str) -> str:
@@ -44,10 +35,10 @@ def List(path: str) -> str:
 async def llm(stage: Stage, *arguments: str) -> Ran:
     folder = stage.home / ".config" / "io.datasette.llm"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "extra-openai-models.yaml").write_text(MODELS.format(url=stage.url))
+    (folder / "extra-openai-models.yaml").write_text(stage.printed("llm"))
     (stage.home / "cat.png").write_bytes(picture())
     (stage.home / "tools.py").write_text(TOOLS)
-    return await stage.run([LLM, "-m", "chiasm", "--key", "dummy", "--usage", *arguments])
+    return await stage.run([LLM, "-m", "brain", "--key", KEY, "--usage", *arguments])
 
 
 async def logged(stage: Stage) -> list[dict[str, Any]]:

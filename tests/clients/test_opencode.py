@@ -12,7 +12,7 @@ import pytest
 
 from tests.brain import Asked, Calls, Fails, Script, Thinks, looks, says
 from tests.clients.roster import OPENCODE_BINARY
-from tests.clients.stage import Stage
+from tests.clients.stage import KEY, Stage
 from tests.eyes import sees
 from tests.live import picture
 
@@ -43,26 +43,8 @@ async def opencode(stage: Stage, scripts: Sequence[Script], *arguments: str) -> 
         return waiting.pop(0)
 
     stage.house.brain.answers = script
-    brain = {
-        "attachment": True,
-        "tool_call": True,
-        "modalities": {"input": ["text", "image"], "output": ["text"]},
-        "limit": {"context": 32768, "output": 4096},
-    }
-    provider = {
-        "npm": "@ai-sdk/openai-compatible",
-        "name": "Chiasm",
-        "options": {"baseURL": stage.url, "apiKey": "dummy"},
-        "models": {"brain": brain},
-    }
-    config = {
-        "autoupdate": False,
-        "share": "disabled",
-        "model": "chiasm/brain",
-        "small_model": "chiasm/brain",
-        "enabled_providers": ["chiasm"],
-        "provider": {"chiasm": provider},
-    }
+    config = orjson.loads(stage.printed("opencode"))
+    config |= {"autoupdate": False, "share": "disabled", "enabled_providers": ["chiasm"]}
     (stage.home / "opencode.json").write_bytes(orjson.dumps(config))
     (stage.home / "cat.png").write_bytes(picture(1))
     (stage.home / "dog.png").write_bytes(picture(2))
@@ -98,7 +80,7 @@ def _steps(events: list[dict[str, Any]]) -> list[Step]:
 
 
 async def test_plain_words(on_stage: OnStage) -> None:
-    async with on_stage() as stage:
+    async with on_stage(server={"api_keys": [KEY]}) as stage:
         (step,), _ = await opencode(stage, [says(Thinks("Hm."), "Hello", " there.")], "--", "Hi.")
         assert step == Step("Hello there.", [], "stop", (100, 10))
 

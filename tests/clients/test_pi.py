@@ -12,7 +12,7 @@ import pytest
 
 from tests.brain import Calls, Fails, Thinks, looks, says
 from tests.clients.roster import BY_NAME, NODE_BINARY
-from tests.clients.stage import Stage
+from tests.clients.stage import KEY, Stage
 from tests.eyes import sees
 from tests.live import picture
 
@@ -37,11 +37,9 @@ class Heard:
 
 
 async def pi(stage: Stage, *words: str) -> list[Heard]:
-    models = [{"id": "brain", "input": ["text", "image"], "contextWindow": 32768, "maxTokens": 4096}]
-    provider = {"baseUrl": stage.url, "api": "openai-completions", "apiKey": "dummy", "models": models}
     folder = stage.home / ".pi" / "agent"
     folder.mkdir(parents=True)
-    (folder / "models.json").write_bytes(orjson.dumps({"providers": {"chiasm": provider}}))
+    (folder / "models.json").write_text(stage.printed("pi"))
     (stage.home / "cat.png").write_bytes(picture(1))
     (stage.home / "dog.png").write_bytes(picture(2))
     (stage.home / "a.txt").write_text("AAA")
@@ -70,7 +68,7 @@ def _heard(message: dict[str, Any]) -> Heard:
 
 
 async def test_plain_words(on_stage: OnStage) -> None:
-    async with on_stage() as stage:
+    async with on_stage(server={"api_keys": [KEY]}) as stage:
         stage.house.brain.will(says(Thinks("Hm."), "Hello", " there."))
         (heard,) = await pi(stage, "Hi.")
         assert (heard.text, heard.thinking, heard.calls, heard.stop) == ("Hello there.", "Hm.", [], "stop")

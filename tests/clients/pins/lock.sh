@@ -1,6 +1,7 @@
 #!/bin/sh
 # Writes the pins anew from the `.in` and `package.json` files (needs `uv` and `npm`; nothing else here needs `uv`).
-# They name versions and hashes and no registry address, so that any mirror can serve them.
+# They name versions and hashes and no registry address, so that any mirror can serve them.  Where a client names packages
+# for other machines that not every mirror has, `overrides` put one that is there in their place; none is installed.
 set -eu
 cd "$(dirname "$0")"
 for wanted in *.in; do

@@ -1,0 +1,1 @@
+cline auth openai --apikey "@KEY@" --baseurl "@URL@/v1" --modelid "@MODEL@"
