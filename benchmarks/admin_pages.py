@@ -1,4 +1,5 @@
-"""What a page of the admin API costs: one conversation with many images, and many conversations with one.
+"""What a page of the admin API costs, and one of the admin page: one conversation with many images, and many
+conversations with one.
 
     .venv/bin/python -m benchmarks.admin_pages [IMAGES] [CONVERSATIONS]
 
@@ -14,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from starlette.applications import Starlette
+
 from cache.blobs import Blobs
 from cache.disk import DiskStore
 from cache.holders import Holders
@@ -25,9 +28,11 @@ from cache.record import ImageRecord
 from cache.rows import Rows
 from cache.store import Store
 from cache.tables import Tables, place
+from router.admin.auth import Auth
 from router.admin.events import Bus
 from router.admin.ids import conversation_id
 from router.admin.models import ConversationQuery, ImageQuery
+from router.admin.page.routes import routes
 from router.admin.service import Admin, open_admin
 from router.admin.thumbnails import Thumbnails
 from router.config import Settings
@@ -35,6 +40,9 @@ from router.conversations import Conversations
 from router.hidden_turns import HiddenTurns
 
 TENANT = hashlib.sha256(b"tenant").hexdigest()[:32]
+
+
+AUTH = Auth("")
 
 
 def admin_of(store: Store) -> Admin:
@@ -95,8 +103,40 @@ async def measured(what: str, work: object) -> None:
     begun, wall = time.process_time(), time.perf_counter()
     answer = await work  # type: ignore[misc]
     cpu, waited = time.process_time() - begun, time.perf_counter() - wall
-    size = len(answer[0]) if isinstance(answer, tuple) else "-"
-    print(f"{what:58} {cpu * 1000:7.1f} ms CPU {waited * 1000:7.1f} ms, {size} entries")
+    size = f"{len(answer[0])} entries" if isinstance(answer, tuple) else "-"
+    if isinstance(answer, bytes):
+        size = f"{len(answer) / 1024:.0f} KiB"
+    print(f"{what:58} {cpu * 1000:7.1f} ms CPU {waited * 1000:7.1f} ms, {size}")
+
+
+async def page(admin: Admin, path: str, query: str = "") -> bytes:
+    """As a browser on this machine gets it, without a socket."""
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": query.encode(),
+        "headers": [(b"host", b"127.0.0.1"), (b"accept", b"text/html")],
+        "client": ("127.0.0.1", 1),
+        "state": {"admin": admin},
+    }
+    body, status = bytearray(), 0
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: dict[str, object]) -> None:
+        nonlocal status
+        status = int(str(message.get("status", status)))
+        part = message.get("body", b"")
+        assert isinstance(part, bytes)
+        body.extend(part)
+
+    await Starlette(routes=list(routes(AUTH)))(scope, receive, send)  # type: ignore[arg-type]
+    assert status == 200, (path, status)
+    return bytes(body)
 
 
 async def run(store: Store, images: int, conversations: int) -> None:
@@ -115,6 +155,13 @@ async def run(store: Store, images: int, conversations: int) -> None:
     await measured("conversations, page of 200", admin.conversations(ConversationQuery(limit=200)))
     await measured("conversations, a word that none has", admin.conversations(ConversationQuery(q="nowhere")))
     await measured("stats", admin.stats())
+    there = f"/admin/conversations/{id_}"
+    await page(admin, there)  # templates are compiled once in the life of a process
+    await measured("the admin page: images, first page of 50", page(admin, there))
+    _, cursor = await admin.images(id_, ImageQuery(limit=200))
+    await measured("the admin page: images, a page in the middle", page(admin, there, f"cursor={cursor}"))
+    await measured("the admin page: images, a word that none has", page(admin, there, "q=nowhere"))
+    await measured("the admin page: conversations, first page of 50", page(admin, "/admin"))
     cursor, pages, begun = None, 0, time.process_time()
     while True:
         _, cursor = await admin.images(id_, ImageQuery(limit=200, cursor=cursor))

@@ -237,6 +237,7 @@ class _Chat:
                 made.request["messages"],
                 came=came,
                 pictures=pictures,
+                picture_bytes=sum(one.record.bytes for one in self._taken.placed),
                 answers=woven.turns.keys(),
                 tables=woven.tables,
                 tools=sorted(made.own.names),

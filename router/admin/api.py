@@ -80,7 +80,7 @@ async def _images(call: Call) -> Reply:
 
 async def _image(call: Call) -> Reply:
     query = ImageDetail.model_validate(call.query)
-    return _shown(await call.admin.image(call.path["id"], _number(call)), query)
+    return _shown(await call.admin.image(call.path["id"], number_of(call)), query)
 
 
 def _shown(image: ImageDetails, query: ImageDetail) -> Reply:
@@ -88,13 +88,13 @@ def _shown(image: ImageDetails, query: ImageDetail) -> Reply:
 
 
 async def _thumbnail(call: Call) -> Reply:
-    return Reply(await call.admin.thumbnail(call.path["id"], _number(call)), media_type="image/png")
+    return Reply(await call.admin.thumbnail(call.path["id"], number_of(call)), media_type="image/png")
 
 
 def _doing(action: Action) -> Handler:
     async def handler(call: Call) -> Reply:
         query = ImageDetail.model_validate(call.query)
-        done = await _audited(call, action, lambda: call.admin.do(action, call.path["id"], _number(call)))
+        done = await audited(call, action, lambda: call.admin.do(action, call.path["id"], number_of(call)))
         return _shown(done, query)
 
     return handler
@@ -105,19 +105,19 @@ async def _analyze(call: Call) -> Reply:
     said: list[str] = []
 
     async def look() -> None:
-        said.append(await call.admin.analyze(call.path["id"], _number(call), task))
+        said.append(await call.admin.analyze(call.path["id"], number_of(call), task))
 
-    await _audited(call, "analyze", lambda: unless_gone(call.receive, look()))
+    await audited(call, "analyze", lambda: unless_gone(call.receive, look()))
     return Reply.json(Answer(answer=said[0]))
 
 
 async def _delete_image(call: Call) -> Reply:
-    gone = await _audited(call, "delete", lambda: call.admin.delete_image(call.path["id"], _number(call)))
+    gone = await audited(call, "delete", lambda: call.admin.delete_image(call.path["id"], number_of(call)))
     return Reply.json(Deleted(deleted=gone))
 
 
 async def _delete_conversation(call: Call) -> Reply:
-    gone = await _audited(call, "delete", lambda: call.admin.delete_conversation(call.path["id"]))
+    gone = await audited(call, "delete", lambda: call.admin.delete_conversation(call.path["id"]))
     return Reply.json(Deleted(deleted=gone))
 
 
@@ -146,30 +146,6 @@ async def _session(call: Call) -> Reply:
 
 async def _openapi(call: Call) -> Reply:
     return Reply.json(openapi.document(BASE, OPERATIONS))
-
-
-async def sign_in(call: Call) -> Reply:
-    """`POST /admin/sign-in`: a form with the `key`."""
-    try:
-        form = await call.form()
-        session = call.auth.sign_in(call.asking, form.get("key", ""))
-    except ChiasmError as error:
-        call.audit("sign in", error.code or error.type)
-        raise
-    call.audit("sign in", "done")
-    return Reply(status=303, headers={"location": "/admin", "set-cookie": call.auth.set_cookie(call.asking, session)})
-
-
-async def sign_out(call: Call) -> Reply:
-    """`POST /admin/sign-out`: a form with the token `csrf`."""
-    form = await call.form()
-    call.auth.check_change(call.asking, call.who, form.get("csrf", ""))
-    call.audit("sign out", "done")
-    return Reply(status=303, headers={"location": "/admin", "set-cookie": call.auth.set_cookie(call.asking, "")})
-
-
-async def _nothing_here(call: Call) -> Reply:
-    raise NotFound("there is nothing at this address of /admin")
 
 
 _AT = "/conversations/{id}"
@@ -254,21 +230,14 @@ OPERATIONS: Sequence[Operation] = (
 
 
 def routes(auth: Auth) -> list[Route]:
-    """Everything below `/admin`, in the order in which it is to be tried."""
+    """Of the API."""
     by_path: dict[str, dict[str, Handler]] = {}
     for operation in OPERATIONS:
         by_path.setdefault(operation.path, {})[operation.method] = operation.handler
-    every = dict.fromkeys(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"), _nothing_here)
-    return [
-        *(Route(BASE + path, AdminDoor(auth, handlers)) for path, handlers in by_path.items()),
-        Route("/admin/sign-in", AdminDoor(auth, {"POST": sign_in}, open_to_all=True)),
-        Route("/admin/sign-out", AdminDoor(auth, {"POST": sign_out}, checks_forms=True)),
-        Route("/admin", AdminDoor(auth, every, open_to_all=True)),
-        Route("/admin/{rest:path}", AdminDoor(auth, every, open_to_all=True)),
-    ]
+    return [Route(BASE + path, AdminDoor(auth, handlers)) for path, handlers in by_path.items()]
 
 
-def _number(call: Call) -> int:
+def number_of(call: Call) -> int:
     written = call.path["n"]
     if not (written.isascii() and written.isdecimal() and len(written) <= _DIGITS):
         raise NotFound("an image's address ends in its number")
@@ -282,7 +251,7 @@ def _json(body: bytes) -> Any:
         raise BadRequest("the body is no JSON") from None
 
 
-async def _audited(call: Call, action: str, do: Callable[[], Awaitable[Any]]) -> Any:
+async def audited(call: Call, action: str, do: Callable[[], Awaitable[Any]]) -> Any:
     """Every action leaves a line, however it ends."""
     conversation, written = call.path["id"], call.path.get("n", "")
     number = int(written) if written.isdecimal() and len(written) <= _DIGITS else None

@@ -13,10 +13,11 @@ from tools.vision.sandboxed import Search, searchable
 SIDE = 256
 """Pixels at most."""
 
+LARGE = 1024
+"""For a page that shows one image alone."""
+
 AT_ONCE = 2
 """So that a page of them leaves workers to those who look."""
-
-_SMALL = Search(side=SIDE, pixels=SIDE * SIDE, ratio=SIDE, shortest=1)
 
 
 class Thumbnails:
@@ -25,12 +26,13 @@ class Thumbnails:
         self._limits = limits
         self._places = CapacityLimiter(AT_ONCE)
 
-    async def of(self, tenant: str, data: bytes) -> bytes:
-        """A PNG, upright, of the first frame.  Raises `VisionError`."""
-        return await to_thread.run_sync(self._made, tenant, data, limiter=self._places)
+    async def of(self, tenant: str, data: bytes, side: int = SIDE) -> bytes:
+        """A PNG of at most `side` pixels a side, upright, of the first frame.  Raises `VisionError`."""
+        return await to_thread.run_sync(self._made, tenant, data, side, limiter=self._places)
 
-    def _made(self, tenant: str, data: bytes) -> bytes:
-        found = searchable(self._pixels, data, None, _SMALL, limits=self._limits, tenant=tenant)
+    def _made(self, tenant: str, data: bytes, side: int) -> bytes:
+        size = Search(side=side, pixels=side * side, ratio=side, shortest=1)
+        found = searchable(self._pixels, data, None, size, limits=self._limits, tenant=tenant)
         out = BytesIO()
         found.pixels.save(out, "PNG")
         return out.getvalue()
