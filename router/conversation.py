@@ -92,8 +92,18 @@ def opening_of(messages: list[Any]) -> str:
     Give it the history with images replaced by their digests, or two conversations that begin with the same words
     about different pictures would be one.
     """
-    said = [[message.get("role"), without_cache_control(message.get("content"))] for message in opening(messages)]
+    said = [[message.get("role"), _plain(message.get("content"))] for message in opening(messages)]
     return json.dumps(said, sort_keys=True, ensure_ascii=True)
+
+
+def _plain(content: Any) -> Any:
+    """Without marks.  Clients make a text a list of one to set a mark on it, and a text again when it moves on."""
+    content = without_cache_control(content)
+    if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
+        (part,) = content
+        if part.keys() == {"type", "text"} and isinstance(part["text"], str):
+            return part["text"]
+    return content
 
 
 def _session_part(user_id: object) -> str:

@@ -1,7 +1,7 @@
 """Keeps what `router.protocol.ledger` puts back: hidden turns, and image tables that were shown.
 
     turn/<where>/<full place>    the turn itself
-    near/<where>/<near place>    the full place that it means; empty where it means two
+    near/<where>/<near place>    the full place that it means; empty where it means two.  So has the place of its calls
     shown/<where>/<n>/<full place>   an image table, shown after n images were deleted
 
 Once a message was found to have a hidden turn or none, that stands for this process: what is decided about a history
@@ -142,9 +142,9 @@ class HiddenTurns:
         self._known.pop(key)
         try:
             await self._store.delete(key)
-            near = _near_key(where, place.near)
-            if (means := await self._store.get(near)) and means != place.full.encode():
-                await self._store.put(near, b"", ttl=self._ttl)
+            for near in _near_keys(where, place):
+                if (means := await self._store.get(near)) and means != place.full.encode():
+                    await self._store.put(near, b"", ttl=self._ttl)
         except StoreError as error:
             log.warning("a hidden turn could not be taken back: %s", error)
 
@@ -178,13 +178,13 @@ class HiddenTurns:
         try:
             self._remember(key, kept)
             await self._store.put(key, self._turns.write(kept), ttl=self._ttl)
-            near = _near_key(where, place.near)
-            if not await self._store.add(near, place.full.encode(), ttl=self._ttl):
-                means = await self._store.get(near)
-                if means is not None and means != place.full.encode():
-                    await self._store.put(near, b"", ttl=self._ttl)
-            if await self._deleted(where) is None:
-                await self._store.delete(near)
+            for near in _near_keys(where, place):
+                if not await self._store.add(near, place.full.encode(), ttl=self._ttl):
+                    means = await self._store.get(near)
+                    if means is not None and means != place.full.encode():
+                        await self._store.put(near, b"", ttl=self._ttl)
+                if await self._deleted(where) is None:
+                    await self._store.delete(near)
             await self._erase_deleted(where, key)
         except StoreError as error:
             log.warning("a hidden turn could not be kept: %s", error)
@@ -269,13 +269,14 @@ class HiddenTurns:
     ) -> dict[int, bytes | None]:
         """The turns of those that have lost their own place.  One turn stands once in a history: who says "Done." again
         has not looked again."""
-        means = await self._store.get_many([_near_key(where, trail[index].near) for index in lost])
+        near = [(index, key) for index in lost for key in _near_keys(where, trail[index])]
+        means = await self._store.get_many([key for _, key in near])
         standing = {place.full for place in trail.values()}
         standing.update(full for key in keys.values() if (full := self._meant.get(key)) is not None)
         found: dict[int, str] = {}
-        for index, value in zip(lost, means, strict=True):
+        for (index, _), value in zip(near, means, strict=True):
             full = (value or b"").decode("ascii", "replace")
-            if full and full not in standing:
+            if full and full not in standing and index not in found:
                 found[index] = full
                 standing.add(full)
                 self._meant.put(keys[index], full)
@@ -417,8 +418,8 @@ def _turn_key(where: str, full: str) -> str:
     return f"turn/{where}/{full}"
 
 
-def _near_key(where: str, near: str) -> str:
-    return f"near/{where}/{near}"
+def _near_keys(where: str, place: Place) -> list[str]:
+    return [f"near/{where}/{near}" for near in (place.near, place.calls) if near]
 
 
 def _table_key(where: str, deletions: int, full: str) -> str:

@@ -95,6 +95,15 @@ async def test_a_near_place_that_means_two_turns_means_none() -> None:
     assert await found(turns(store), ELSEWHERE) == TURN
 
 
+async def test_a_turn_whose_calls_were_written_anew_is_found_by_their_ids() -> None:
+    store = memory()
+    await turns(store).keep("w", Place("full", "near", "calls"), TURN)
+    assert await found(turns(store), Place("other", "far", "calls")) == TURN
+    await turns(store).keep_plain("w", Place("plain", "beside", "calls"))  # a server that counts its ids anew
+    assert await found(turns(store), Place("other", "far", "calls")) is None
+    assert await found(turns(store), Place("other", "near")) == TURN
+
+
 async def test_the_same_turn_kept_again_still_means_one() -> None:
     store = memory()
     await turns(store).keep("w", HERE, TURN)

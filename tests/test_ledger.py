@@ -263,7 +263,8 @@ def test_a_picture_of_several_images_goes_when_one_of_them_is_forgotten() -> Non
     ],
 )
 def test_a_place_survives_the_ways_in_which_clients_write(written: Any, again: Any) -> None:
-    assert last(USER, written) == last(USER, again)
+    assert last(USER, written).full == last(USER, again).full
+    assert last(USER, written).near == last(USER, again).near
 
 
 @pytest.mark.parametrize(
@@ -285,6 +286,26 @@ def test_a_place_survives_the_ways_in_which_clients_write(written: Any, again: A
 def test_other_words_are_another_place(written: Any, other: Any) -> None:
     assert last(USER, written).full != last(USER, other).full
     assert last(USER, written).near != last(USER, other).near
+
+
+def test_a_call_is_known_by_its_id_whatever_its_arguments_are() -> None:
+    said_so, anew = assistant(call("c"), content="a"), assistant(call("c", arguments="{}"), content="a")
+    assert last(USER, said_so).calls == last(anew).calls != ""
+    assert last(USER, said_so).near != last(USER, anew).near
+    others: list[list[Any]] = [[call("d")], [call("c", "write")], [call("c"), call("d")], []]
+    places = {last(USER, assistant(*calls, content="a")).calls for calls in others}
+    assert last(USER, said_so).calls not in places | {last(USER, assistant(call("c"), content="b")).calls}
+    assert "" in places
+
+
+def test_a_message_of_nothing_but_a_reminder_moves_no_place() -> None:
+    reminder = user([{"type": "text", "text": "<system-reminder>Nothing to do.</system-reminder>"}])
+    assert last(USER, reminder, said("a")) == last(USER, said("a"))
+
+
+def test_what_the_server_carried_out_itself_moves_no_place() -> None:
+    search = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
+    assert last(USER, assistant_parts(search, "a")) == last(USER, said("a"))
 
 
 def test_histories_of_different_formats_have_no_place_in_common() -> None:

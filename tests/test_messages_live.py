@@ -275,6 +275,80 @@ async def test_marks_that_move_from_message_to_message_lose_nothing(house: House
     assert len(house.brain.asked[2].json["messages"]) == 5, "the look is not in the history"
 
 
+async def test_reminders_that_go_lose_nothing(house: House) -> None:
+    # Claude Code puts one beside a result and leaves it out of the next request.
+    house.brain.will(
+        says_message(Calls("read", "{}", "a")),
+        says_message(looks(1, "What is it?")),
+        says_message("A cat."),
+        says_message("Bye."),
+    )
+    house.eyes.will(sees("A cat."))
+    first = [user("What is it?", image(CAT))]
+    first.append(echoed(await ask(house, *first, tools=[tool("read")])))
+    reminded = user(result("a", "Words."), "<system-reminder>Nothing to do.</system-reminder>")
+    answer = await ask(house, *first, reminded, tools=[tool("read")])
+    await ask(house, *first, user(result("a", "Words.")), echoed(answer), user("Bye."), tools=[tool("read")])
+    assert "A cat.\\n(seen in image #1" in words_of(house.brain.asked[3].json)
+
+
+async def test_what_the_server_carried_out_itself_hides_no_look(house: House) -> None:
+    searched = Raw({"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "cats"}})
+    found = Raw({"type": "web_search_tool_result", "tool_use_id": "s", "content": []})
+    house.brain.will(says_message(looks(1, "What?")), says_message(searched, found, "A cat."), says_message("Bye."))
+    house.eyes.will(sees("A cat."))
+    first = [user("What is it?", image(CAT))]
+    answer = await ask(house, *first)
+    assert [block["type"] for block in answer.blocks] == ["server_tool_use", "web_search_tool_result", "text"]
+    await ask(house, *first, echoed(answer), user("Bye."))
+    before, after = (asked.json["messages"] for asked in house.brain.asked[1:])
+    assert after[: len(before)] == before
+
+
+async def test_a_conversation_is_one_with_marks_and_without(house: House) -> None:
+    # Clients that have no session make a text a list of one to set a mark on it, and a string again when it moves on.
+    marked = {**text("What is it?"), "cache_control": {"type": "ephemeral"}}
+    names = set()
+    for said in ("What is it?", [marked]):
+        house.brain.will(says_message("Hello."))
+        got = await house.send(body([{"role": "user", "content": said}], system=said), path=PATH)
+        names.add(got.headers["x-chiasm-conversation"])
+    assert len(names) == 1
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+async def test_a_call_that_the_client_writes_anew_loses_nothing(house: House, mixed: bool) -> None:
+    # Claude Code takes `cd <where it is> && ` out of commands and white space off the ends of lines that it writes;
+    # JavaScript says 2 for 2.0.
+    look, bash = looks(1, "What is it?"), Calls("bash", '{"command": "cd /here && ls", "timeout": 2.0}', "toolu_theirs")
+    house.brain.will(*([says_message(look, bash)] if mixed else [says_message(look), says_message("Now.", bash)]))
+    house.brain.will(says_message("A cat."), says_message("Bye."))
+    house.eyes.will(sees("A cat."))
+    first = [user("What is it?", image(CAT))]
+    answer = await ask(house, *first, tools=[tool("bash")])
+    answer.blocks[-1]["input"] = {"command": "ls", "timeout": 2}
+    first += [echoed(answer), user(result("toolu_theirs", "a.png"))]
+    answer = await ask(house, *first, tools=[tool("bash")])
+    before, after = (asked.json["messages"] for asked in house.brain.asked[-2:])
+    assert after[: len(before)] == before
+    assert "A cat.\\n(seen in image #1" in words_of(house.brain.asked[-1].json)
+    await ask(house, *first, echoed(answer), user("Bye."), tools=[tool("bash")])
+    assert house.brain.asked[-1].json["messages"][: len(after)] == after
+
+
+async def test_a_thought_before_calls_that_were_never_run_keeps_its_signature() -> None:
+    async with live(text={"max_turns": 2}) as house:
+        again = says_message(Thought("Again.", "two"), looks(1, "Which colour?"))
+        house.brain.will(says_message(Thought("Hm.", "one"), looks(1, "What is it?")), again, says_message("Bye."))
+        house.eyes.will(sees("A cat."))
+        first = [user(image(CAT))]
+        answer = await ask(house, *first)
+        await ask(house, *first, echoed(answer), user("Bye."))
+        said = house.brain.asked[2].json["messages"][3]["content"]
+        assert said[0] == {"type": "thinking", "thinking": "Again.", "signature": "two"}
+        assert [block["type"] for block in said] == ["thinking", "text"]
+
+
 async def test_a_mixed_turn_is_answered_in_one_message(house: House) -> None:
     mixed = (looks(1, "What is it?"), Calls("read", '{"path": "a"}', "theirs"))
     house.brain.will(says_message("Both.", *mixed), says_message("A cat, and a file."))

@@ -320,6 +320,11 @@ FIXTURES: Final = [
             },
         },
     ),
+    Fixture(
+        "signed thoughts, one after the other",
+        [start() + thoughts(0, "One.", signature="a") + thoughts(1, "Two.", signature="b") + words(2, "A.") + ends()],
+        [thought("One.", "a"), thought("Two.", "b"), text("A.")],
+    ),
 ]
 
 BY_NAME: Final = pytest.mark.parametrize("fixture", FIXTURES, ids=lambda fixture: fixture.name)
@@ -474,6 +479,21 @@ def test_what_is_no_json_is_an_error() -> None:
 def test_a_stream_that_ends_behind_its_reason_is_whole() -> None:
     body = start() + words(0, "Hello.") + ends().replace(event("message_stop"), b"")
     assert isinstance(splice([body]).outcome, Complete)
+
+
+@pytest.mark.parametrize("reason", ["refusal", "model_context_window_exceeded"])
+@pytest.mark.parametrize("arguments", ['{"image": "1", "ta', '{"image": "1", "task": "What?"}'])
+def test_a_call_of_ours_at_which_the_brain_was_stopped_is_not_run(reason: str, arguments: str) -> None:
+    done = splice([start() + words(0, "Let me look.") + call(1, "analyzeImage", arguments) + ends(reason)])
+    answer = read_stream(done.client)
+    assert (answer.blocks, answer.stop_reason) == ([text("Let me look.")], reason)
+    assert not done.calls
+
+
+@pytest.mark.parametrize("reason", ["refusal", "model_context_window_exceeded"])
+def test_a_call_of_the_client_at_which_the_brain_was_stopped_says_so(reason: str) -> None:
+    answer = read_stream(splice([start() + call(0, "read", '{"path": "a"}', id_="a") + ends(reason)]).client)
+    assert answer.stop_reason == reason
 
 
 def test_a_call_of_ours_that_the_limit_cut_is_not_run() -> None:

@@ -12,7 +12,7 @@ import openai
 import orjson
 import pytest
 
-from tests.brain import bytes_of, closes, refuses
+from tests.brain import Asked, Script, bytes_of, closes, refuses
 from tests.eyes import sees
 from tests.live import DEADLINE, House, becomes, data_url, live, picture
 from tests.responses_brain import LOOK, Keeping, Turn, answers
@@ -324,6 +324,48 @@ async def test_id_of_one_client_is_unknown_to_another() -> None:
         own = await house.send(following, path=PATH, headers={"authorization": f"Bearer {keys[0]}"})
         assert own.status == 200
         assert own.headers["x-chiasm-conversation"] == first.headers["x-chiasm-conversation"]
+
+
+async def test_no_client_names_its_answer_as_another_clients_is_named() -> None:
+    """vLLM and SGLang take the id of a response from the body; it would then count as given to whoever wrote it."""
+    keys = ["a" * 24, "b" * 24]
+    owner, stranger = ({"authorization": f"Bearer {key}"} for key in keys)
+    async with live(server={"api_keys": keys}) as house:
+
+        def answer(asked: Asked) -> Script:
+            named = asked.json.get("request_id", f"resp_up{len(house.brain.asked)}")
+            return answers(Turn(int(named.removeprefix("resp_up"))).says("So."))
+
+        house.brain.answers = answer
+        first = await house.send({"input": "My secret."}, path=PATH, headers=owner)
+        named = {"input": "Hi", "request_id": first.json["id"], "rid": first.json["id"], "store": 0}
+        assert (await house.send(named, path=PATH, headers=stranger)).json["id"] != first.json["id"]
+        following = {"input": "And?", "previous_response_id": first.json["id"]}
+        got = await house.send(following, path=PATH, headers=stranger)
+        assert got.status == 400
+        assert got.error["code"] == "previous_response_not_found"
+        assert not house.brain.asked[1].json.keys() & {"request_id", "rid"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input": [user("Hi"), {"type": "item_reference", "id": "msg_of_another"}]}, "input[1]"),
+        ({"input": "Hi", "conversation": "conv_of_another"}, "conversation"),
+        ({"input": "Hi", "conversation": {"id": "conv_of_another"}}, "conversation"),
+    ],
+)
+async def test_what_the_server_keeps_for_all_clients_is_named_by_none_of_several(
+    fields: dict[str, Any], param: str
+) -> None:
+    keys = ["a" * 24, "b" * 24]
+    async with live(server={"api_keys": keys}) as house:
+        got = await house.send(fields, path=PATH, headers={"authorization": f"Bearer {keys[0]}"})
+        assert (got.status, got.error["param"]) == (400, param)
+        assert house.brain.asked == []
+    async with live() as house:
+        house.brain.will(answers(Turn().says("So.")))
+        assert (await house.send(fields, path=PATH)).status == 200
 
 
 async def test_what_the_client_does_not_want_kept_is_not_noted() -> None:

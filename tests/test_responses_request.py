@@ -203,6 +203,14 @@ def places(given: Any) -> list[str]:
     return [place.full for place in Trail(outlined(parsed(input=given))["messages"], "responses").places]
 
 
+def test_file_that_is_an_image_is_one() -> None:
+    file = {"type": "input_file", "filename": "a.png", "file_data": PIXEL}
+    document = {**file, "file_data": "data:application/pdf;base64,JVBERi0xLjQK"}
+    outline = outlined(parsed(input=[user(words("x"), file, document)]))
+    walked = {**outline, "messages": replace_images(outline["messages"], lambda _: "seen", flat_results=False)}
+    assert as_sent(walked)["input"][0]["content"] == [words("x"), words("seen"), document]
+
+
 def test_answer_has_one_place_in_every_form() -> None:
     forms: list[list[Any]] = [
         [user(words("Hi")), said("Let me look. A cat.")],

@@ -325,6 +325,13 @@ def test_answer_stopped_by_a_filter_says_so() -> None:
     assert read_events(splice([turn]).client).response["incomplete_details"] == {"reason": "content_filter"}
 
 
+def test_look_that_a_filter_cut_is_not_run() -> None:
+    turn = Turn().says("I look.").calls("analyzeImage", '{"image":"1","ta')
+    done = splice([turn.is_whole(status="incomplete", incomplete_details={"reason": "content_filter"})])
+    assert read_events(done.client).response["incomplete_details"] == {"reason": "content_filter"}
+    assert [item["type"] for item in read_events(done.client).output] == ["message"]
+
+
 @pytest.mark.parametrize(
     "end",
     [

@@ -76,6 +76,7 @@ from router.protocol.events import (
 )
 from router.protocol.follow_up import FollowUp
 from router.protocol.lost_call import may_have_lost_a_call
+from router.protocol.outline import is_thought
 from router.protocol.own_tools import OwnTools
 from router.protocol.parts import Block, ErrorFrame, Finish, Head, Opaque, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.pieces import Pieces
@@ -90,6 +91,9 @@ LAST_TURN_NOTE = (
     "\n\n(This was the last tool call of this answer: no further call will be carried out. "
     "Answer now with what you have.)"
 )
+STOPPED = frozenset({"content_filter", "refusal", "model_context_window_exceeded"})
+"""Finish reasons that end an answer whatever it was about to do."""
+
 NO_ANSWER_NOTE = "[No answer: the model kept asking for tools until the limit of {turns} turns was reached.]"
 
 
@@ -419,7 +423,7 @@ class Exchange:
         cut = turn.finish == "length" or (not calls_are_whole and self._dialect.spent(self._request, turn))
         if cut and owned:
             turn.finish = "length"
-        if owned and not cut:
+        if owned and not cut and turn.finish not in STOPPED:
             if of_client:
                 return self._mixed_turn(owned)
             if turn.number < self._max_turns:
@@ -462,7 +466,8 @@ class Exchange:
         said = self._turn
         if said.owned and not pending:  # calls that were never run would stand there without an answer
             content = said.content if said.content.strip() else shown
-            said = replace(said, calls=visible.calls, content_pieces=Pieces([content]), blocks=[])
+            thoughts = [block for block in said.blocks if is_thought(block)]
+            said = replace(said, calls=visible.calls, content_pieces=Pieces([content]), blocks=thoughts)
         message = self._dialect.assistant_message
         return [Keep(message(visible), (*hidden, message(said)), tuple(self._looks), self._stamp, pending)]
 
@@ -499,8 +504,8 @@ class Exchange:
         """Decided by what was said, not by what the server called it: some say `stop` after calls, some `tool_calls`
         after calls that only we saw."""
         finish = self._turn.finish
-        if finish == "length":
-            return "length"
+        if finish == "length" or finish in STOPPED:
+            return finish
         if self._turn.of_client:
             return "tool_calls"
         return "stop" if finish in (None, "tool_calls") else finish

@@ -117,6 +117,21 @@ def images_outside(request: Mapping[str, Any], token: str = "") -> str | None:
     return None
 
 
+def addresses_in(request: Mapping[str, Any]) -> str | None:
+    """The name of the first field that would have a server with eyes fetch what a client names."""
+    for name, value in request.items():
+        waiting = [value]
+        while waiting:
+            one = waiting.pop()
+            if isinstance(one, dict):
+                if unseen(one) or isinstance(image_of(one), RemoteImage):
+                    return name
+                waiting += one.values()
+            elif isinstance(one, list):
+                waiting += one
+    return None
+
+
 def _tokens(token: str) -> re.Pattern[str] | None:
     return re.compile(re.escape(token) + r"\d+") if token else None
 
@@ -260,6 +275,9 @@ def image_of(part: Mapping[str, Any]) -> Base64Image | RemoteImage | None:
             return _of_url(url)
         case "image" | "media" | "file" | "file-data" | "image-data" | "image-url":
             pass
+        case "input_file":
+            data = part.get("file_data")
+            return _of_url(data) if isinstance(data, str) and data.startswith("data:image/") else None
         case "Buffer":  # how Node writes bytes into JSON
             return _of_numbers(part.get("data"))
         case _:
@@ -288,19 +306,31 @@ def image_of(part: Mapping[str, Any]) -> Base64Image | RemoteImage | None:
 
 
 _BY_ADDRESS = ("video_url", "audio_url", "file_url")
+_PERHAPS_BY_ADDRESS = {"input_file": "file_url", "computer_screenshot": "image_url"}
+"""Types of parts that can bring it themselves too, and where each has its address."""
+
 UNSEEN = "(Something that nobody here can open: a video, a sound or a file by its address.)"
 
 
 def unseen(part: Mapping[str, Any]) -> bool:
     """Whether it would have the brain's server fetch what a client names, or load what a client computed."""
     kind = part.get("type")
+    if not isinstance(kind, str):
+        return False
     if kind == "image_embeds":
         return True
-    if kind not in _BY_ADDRESS:
-        return False
-    address = part.get(kind)
+    if kind == "document":
+        source = part.get("source")
+        return isinstance(source, Mapping) and source.get("type") == "url"
+    if kind in _PERHAPS_BY_ADDRESS:
+        address = part.get(_PERHAPS_BY_ADDRESS[kind])
+        return address is not None and not _brings_it(address)
+    return kind in _BY_ADDRESS and not _brings_it(part.get(kind))
+
+
+def _brings_it(address: object) -> bool:
     url = address.get("url") if isinstance(address, Mapping) else address
-    return not (isinstance(url, str) and url[:5].lower() == "data:")
+    return isinstance(url, str) and url[:5].lower() == "data:"
 
 
 def _by_media_type(part: Mapping[str, Any]) -> Base64Image | None:

@@ -14,6 +14,8 @@ put into the text, reminders that come and go), so it is *normalised* before it 
     was.
 *   **near**: this message and the one before it.  What finds a turn again in a history whose beginning was trimmed or
     edited; it counts only while it means one turn.
+*   **calls**: the words of this message and the ids of its calls, likewise.  What finds a turn again whose calls the
+    client has written anew: Claude Code takes `cd … && ` out of commands, and JavaScript says 2 for 2.0.
 
 What was seen in an image that is forgotten now is left out: the call stays, and its result says where the words went.
 So are pictures that a brain with eyes was shown.
@@ -33,7 +35,6 @@ import orjson
 
 from cache.composed import composed
 from router.protocol.cache_marks import without_cache_control
-from router.protocol.outline import is_thought_or_call
 from router.protocol.pictures import has_pictures, with_some_pictures
 
 Stands = Callable[[Iterable[int], int], bool]
@@ -50,6 +51,8 @@ _THOUGHTS = ("reasoning", "reasoning_content")
 class Place:
     full: str
     near: str
+    calls: str = ""
+    """Empty where there are none with ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,12 @@ class Trail:
         """The place of a message that follows all others; the next one follows it."""
         plain = _plain_message(message)
         self._chain.update(plain)
-        place = Place(self._chain.hexdigest()[:40], hashlib.sha256(self._wire + self._before + plain).hexdigest()[:40])
+        near, calls = self._wire + self._before + plain, _plain_calls(message)
+        place = Place(
+            self._chain.hexdigest()[:40],
+            hashlib.sha256(near).hexdigest()[:40],
+            hashlib.sha256(self._wire + calls).hexdigest()[:40] if calls else "",
+        )
         self._before = plain or self._before
         return place
 
@@ -274,7 +282,19 @@ def _plain_message(message: Any) -> bytes:
     if role in _OF_SYSTEM:
         return b""
     calls = [[call["function"].get("name"), _value(call["function"].get("arguments"))] for call in _calls(message)]
-    return _dumps([role, _words(message.get("content"), str(role)), calls])
+    words = _words(message.get("content"), str(role))
+    if role == "user" and not words:
+        return b""  # nothing but reminders, which are gone the next time
+    return _dumps([role, words, calls])
+
+
+def _plain_calls(message: Any) -> bytes:
+    """What counts of a message where its calls are known by their ids alone; nothing where they have none."""
+    calls = _calls(message) if isinstance(message, Mapping) else []
+    ids = [[call["function"].get("name"), call.get("id")] for call in calls]
+    if not ids or not all(isinstance(id_, str) and id_ for _, id_ in ids):
+        return b""
+    return _dumps(["calls", _words(message.get("content"), "assistant"), ids])
 
 
 def _words(content: Any, role: str) -> Any:
@@ -286,10 +306,10 @@ def _words(content: Any, role: str) -> Any:
         return content
     texts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
     words = _plain_text("\n".join(text for text in texts if isinstance(text, str)), role)
+    if role == "assistant":
+        return words  # beside them stand thoughts, calls, what the server carried out itself
     others = [
-        without_cache_control(part)
-        for part, text in zip(content, texts, strict=True)
-        if not isinstance(text, str) and not is_thought_or_call(part)
+        without_cache_control(part) for part, text in zip(content, texts, strict=True) if not isinstance(text, str)
     ]
     return [words, others] if others else words
 

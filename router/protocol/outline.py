@@ -5,23 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_NOT_WORDS = frozenset({"call", "item", "thinking", "redacted_thinking", "reasoning"})
-_THOUGHTS = _NOT_WORDS - {"call", "item"}
+_THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
 
 
 def is_thought(part: Any) -> bool:
     """Whether this part of a message is a thought, in any format; clients leave them out."""
-    return _type_of(part) in _THOUGHTS
-
-
-def is_thought_or_call(part: Any) -> bool:
-    """Calls stand in `tool_calls`; of other items only the words count."""
-    return _type_of(part) in _NOT_WORDS
-
-
-def _type_of(part: Any) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
-    return kind if isinstance(kind, str) else ""
+    return isinstance(kind, str) and kind in _THOUGHTS
 
 
 def last_words(messages: list[Any]) -> str:

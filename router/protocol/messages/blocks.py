@@ -59,6 +59,8 @@ class Blocks:
         if (before := self._at.get(index)) is not None:
             yield from self._end(before)
         kind = _text(raw.get("type")) or "text"
+        if kind == "thinking" and self._last is not None and self._last.value.get("signature"):
+            yield Opaque({"end": kind})  # what was signed is signed as it is
         block = self._last = self._at[index] = _Open(kind, dict(raw))
         self._waiting.append(block)
         if kind == "tool_use":

@@ -35,7 +35,8 @@ class OpenAIResponses(GoingOn):
         """What the brain said, as the items that it said it in, wherever those are all that counts."""
         calls = list(turn.calls.values())
         content = [dict(block) for block in turn.blocks]
-        if not content or sum(block == CALL for block in content) != len(calls):  # a call that came as text, perhaps
+        said = not turn.content or not all(map(is_thought, content))
+        if not said or sum(block == CALL for block in content) != len(calls):  # a call that came as text, perhaps
             content = [*filter(is_thought, content), *_words(turn), *(dict(CALL) for _ in calls)]
         if not self.thoughts:
             content = [part for part in content if not is_thought(part)]
