@@ -34,7 +34,8 @@ BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1"})
 NOT_INSTALLED = "unsupported format HEIC (install pillow-heif to have it read)"
 
 _MAX_BOXES = 20_000
-"""In one file.  A phone's picture in 48 tiles has some 120."""
+"""In one file, and of what boxes repeat (items, their extents and properties).  A phone's picture in 48 tiles has some
+120 of the former and 300 of the latter."""
 
 _CODED = frozenset({b"hvc1", b"hev1", b"grid", b"iden"})
 
@@ -103,9 +104,7 @@ class _Reader:
 
     def _boxes(self, start: int, end: int) -> Iterator[_Box]:
         while start + 8 <= end:
-            self._left -= 1
-            if self._left < 0:
-                raise BadBoxes("damaged HEIC")
+            self._step()
             size, kind = unpack_from(">I4s", self._data, start)
             head = 8
             if size == 1:
@@ -119,6 +118,12 @@ class _Reader:
                 raise BadBoxes("truncated HEIC" if end == len(self._data) else "damaged HEIC")
             yield _Box(kind, start + head, start + size)
             start += size
+
+    def _step(self) -> None:
+        """The walk is bounded: a file of nothing but entries is a bomb for the walker."""
+        self._left -= 1
+        if self._left < 0:
+            raise BadBoxes("damaged HEIC")
 
     def _version(self, box: _Box) -> int:
         return self._data[box.start]
@@ -146,6 +151,7 @@ class _Reader:
         wide = 2 if version < 2 else 4
         count, at = self._number(at, wide), at + wide
         for _ in range(count):
+            self._step()
             at += wide
             method = 0
             if version > 0:
@@ -154,8 +160,8 @@ class _Reader:
             base, at = self._number(at, base_size), at + base_size
             extents, at = self._number(at, 2), at + 2
             for _ in range(extents):
-                self._left -= 1
-                if self._left < 0 or at > box.end:
+                self._step()
+                if at > box.end:
                     raise BadBoxes("damaged HEIC")
                 at += index_size
                 offset, at = self._number(at, offset_size), at + offset_size
@@ -195,11 +201,13 @@ class _Reader:
         wide = 2 if version < 1 else 4
         count, at = self._number(box.start + 4, 4), box.start + 8
         for _ in range(count):
+            self._step()
             if at >= box.end:
                 raise BadBoxes("damaged HEIC")
             this, at = self._number(at, wide), at + wide
             held, at = self._number(at, 1), at + 1
             for _ in range(held):
+                self._step()
                 number = self._number(at, 2) & 0x7FFF if long_form else self._number(at, 1) & 0x7F
                 at += 2 if long_form else 1
                 if this == item:

@@ -50,6 +50,10 @@ MAX_SCANNED_PIXELS = 1_000_000_000
 MAX_BLOCKS = 100_000
 """Chunks, segments or extensions in one file: a 20 MiB PNG in 8 KiB chunks has 2,560, and this many take 0.1 s."""
 
+MAX_PARTS = 64
+"""Colour profiles of a PNG, pieces of EXIF of a JPEG: what Pillow unpacks or puts together while it reads the header.
+Encoders write one of the former, and one of the latter for each 64 KiB."""
+
 MAX_SUB_BLOCKS = 500_000
 """Data blocks of one GIF up to the end of its first frame.  A full 20 MiB in blocks of 255 bytes has 82,000."""
 
@@ -141,7 +145,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 # markers D0 to D7 belong to the data too.  One FF, not FF+: on a long run of FF the latter takes quadratic time.
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xfe]")
 _JPEG_SCAN_END = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_SOI, _EOI, _SOS, _EXIF = 0xD8, 0xD9, 0xDA, 0xE1
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 _WITH_LENGTH = frozenset({*range(0xC0, 0xD0), *range(0xDA, 0xF0), 0xFE} - {0xC8})
@@ -205,6 +209,7 @@ def _walk_png(data: bytes) -> _Walked:
     width = height = 0
     pixels = animated = False
     exif = b""
+    profiles = 0
     for kind, start, end in png_chunks(data):
         if (start == 8) != (kind == b"IHDR") or (kind == b"IHDR" and end - start != 25):
             raise BadImage("damaged PNG")
@@ -216,6 +221,10 @@ def _walk_png(data: bytes) -> _Walked:
             animated = unpack_from(">I", data, start + 8)[0] > 1
         elif kind == b"eXIf":
             exif = data[start + 8 : end - 4]
+        elif kind == b"iCCP":
+            profiles += 1
+            if profiles > MAX_PARTS:
+                raise BadImage("damaged PNG")
     if not pixels:
         raise BadImage("damaged PNG")
     # Pillow's PNG reader would decode all pixels to look for an eXIf chunk behind them: it is handed ours instead.
@@ -224,13 +233,17 @@ def _walk_png(data: bytes) -> _Walked:
 
 def _walk_jpeg(data: bytes) -> _Walked:
     size: tuple[int, int] | None = None
-    scans = 0
+    scans = pieces = 0
     for marker, start, end in jpeg_segments(data):
         if marker in _START_OF_FRAME:
             if size is not None or end - start < 9:
                 raise BadImage("damaged JPEG")
             height, width = unpack_from(">HH", data, start + 5)
             size = width, height
+        elif marker == _EXIF and data.startswith(b"Exif\x00\x00", start + 4):
+            pieces += 1
+            if pieces > MAX_PARTS:
+                raise BadImage("damaged JPEG")
         elif marker == _SOS:
             scans += 1
             if scans > MAX_SCANS:

@@ -2,7 +2,7 @@
 
 Only what must be is changed: the key and the model's id are ours, and fields by which one client could reach what
 belongs to others (`router.protocol.body`) are left out.  Picture data for a server that reads text is refused, since
-nothing here could stand in its place.
+nothing here could stand in its place; so is an address that a server with eyes would fetch.
 
 The answer is passed on byte by byte, streamed or not, and never held whole: embeddings are megabytes.  So an error is a
 status until its first byte has come.  Afterwards it is an event where the answer is a stream of events, and else the
@@ -23,10 +23,11 @@ from router.brain import Brain, choose
 from router.door import Caller, told
 from router.endpoints import read_cut, rooms_of, upstream_headers
 from router.errors import BadRequest, ChiasmError, ShuttingDown, UpstreamBroken, UpstreamError
-from router.protocol.body import check_common_fields, drop_what_is_never_sent, json_object
+from router.protocol.body import check_common_fields, check_fields, drop_what_is_never_sent, json_object
 from router.protocol.chat.format import ChatCompletions
+from router.protocol.chat.request import MOST_ANSWERS
 from router.protocol.cuts import Cuts
-from router.protocol.image_parts import images_outside, without_pictures
+from router.protocol.image_parts import addresses_in, images_outside, without_pictures
 from router.protocol.sse import data_event
 from router.relay import RETRY_SECONDS, silence_limit
 from router.response import GIVE_UP, ClientGone, Receive, Send, start, unless_gone
@@ -42,6 +43,10 @@ async def _pass_through(path: str, caller: Caller, scope: Any, receive: Receive,
     request = json_object(skeleton)
     del skeleton
     check_common_fields(request)
+    for name in ("n", "best_of"):
+        check_fields(request, (name, int, "a whole number"))
+        if (request.get(name) or 1) > MOST_ANSWERS:
+            raise BadRequest(f"{name} must be at most {MOST_ANSWERS}", param=name)
     messages = request.get("messages")
     drop_what_is_never_sent(request, messages if isinstance(messages, list) else [])
     brain = await choose(rooms.brains, request.get("model") or "")
@@ -78,7 +83,10 @@ detokenize = partial(_pass_through, "/detokenize")
 
 def _as_it_may_go(request: dict[str, Any], cuts: Cuts, brain: Brain) -> dict[str, Any]:
     """With its pictures back, if the server may have them.  Raises `BadRequest` if not."""
-    if brain.settings.images in _SEEING:
+    images = brain.settings.images
+    if images == "native" and (field := addresses_in(request)) is not None:
+        raise BadRequest(f"{field} holds an address, and nothing is fetched at this one; send the data", param=field)
+    if images in _SEEING:
         restored = cuts.restored(request)
         assert isinstance(restored, dict)
         return restored

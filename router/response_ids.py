@@ -9,7 +9,8 @@ still wants answered beside the client's own.
 
 Lost, the id goes on as the client sent it, and what the server says to that reaches the client.  Not where there are
 several tenants: the server keeps the responses of all of them under one key of ours, so whoever knows an id could read
-another's conversation.  There an id counts only for the one to whom it was given.
+another's conversation.  There an id counts only for the one to whom it was given, and what else is kept (items,
+conversations) is named by nobody.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class ResponseIds:
 
     async def link(self, tenant: str, model: str, request: Mapping[str, Any]) -> Link:
         """Between the answer that `request` goes on from, if any, and its own.  Raises `BadRequest` for an id that this
-        tenant was not given."""
+        tenant was not given, and for names of what the server keeps for all tenants."""
+        if self._tenants > 1:
+            _check_names(request)
         previous = request.get("previous_response_id")
         noted = await self._notes.get(_key(tenant, model, previous)) if isinstance(previous, str) and previous else None
         if previous and noted is None and self._tenants > 1:
@@ -126,6 +129,19 @@ class Noting:
 
     async def beat(self) -> None:
         await self._out.beat()
+
+
+def _check_names(request: Mapping[str, Any]) -> None:
+    """Raises `BadRequest`."""
+    items = request.get("input")
+    for index, item in enumerate(items if isinstance(items, list) else ()):
+        if item.get("type") == "item_reference":
+            place = f"input[{index}]"
+            raise BadRequest(f"{place}: items that the server keeps cannot be named here; send them whole", param=place)
+    if request.get("conversation"):
+        raise BadRequest(
+            "conversations that the server keeps cannot be named here; use previous_response_id", param="conversation"
+        )
 
 
 def _key(tenant: str, model: str, id_: object) -> str:

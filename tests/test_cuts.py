@@ -251,3 +251,24 @@ def test_a_url_that_does_not_fill_its_string_is_left_to_the_parser(sign: str) ->
 def test_what_ends_in_something_else_than_base64_is_left_to_the_parser() -> None:
     value = [f"data:image/png;base64,{LARGE}!", "/9j/" + LARGE.rstrip("=") + "!"]
     assert cut_json(value) == (value, 0)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b'"/9j/', b'"UklGR', b'\\"/9j/', b'"iVBORw0KGgo"', b'data:image/png;base64,"', b"data:image/"],
+    ids=["jpeg", "riff", "escaped", "png", "data url", "no data url"],
+)
+def test_beginnings_without_end_are_not_all_tried(monkeypatch: pytest.MonkeyPatch, piece: bytes) -> None:
+    """Each costs the event loop a microsecond, and a body has room for millions."""
+    tried = []
+
+    class Body(bytearray):
+        def find(self, *what: Any) -> int:
+            tried.append(what)
+            return super().find(*what)
+
+    body = Body(b"[" + piece * 100_000 + b']"' + b"x" * 9 + b'"')
+    skeleton, made = cut(body, "chiasm" + "0" * 32 + "x")
+    assert bytes(skeleton) == bytes(body)
+    assert made.spans == []
+    assert len(tried) < 80_000

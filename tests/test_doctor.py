@@ -21,8 +21,8 @@ from router.doctor.check import Checked
 from router.doctor.embedded import CHECKS as EMBEDDED_CHECKS
 from router.doctor.eyes import CHECKS as EYES_CHECKS
 from router.doctor.path import CHECKS as PATH_CHECKS
-from router.doctor.report import Lines, passed
-from router.doctor.verdict import fail, ok
+from router.doctor.report import Json, Lines, passed
+from router.doctor.verdict import fail, ok, warn
 from tests.brain import Calls, nobody, refuses, says
 from tests.live import running
 from tests.patients import (
@@ -141,6 +141,22 @@ def test_a_file_gets_one_line_for_each_check_with_verdict_what_was_seen_and_the_
     first, second = out.getvalue().splitlines()
     assert re.fullmatch(r"  ok    streams +first event after 0.10 s, and more words than fit", first)
     assert re.fullmatch(r"  FAIL  tool call +2 of 3 broken → num_speculative_tokens = 2", second)
+
+
+def test_a_servers_words_do_nothing_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """The names of models and of the tools that a model makes up come as the server wrote them."""
+    hostile = "a\x1b]0;b\x07c\x9b2Jd\u202ee\r\nf\ud800"
+    made = [Checked(hostile, "tools", warn(f"called {hostile}", f"set model = {hostile}"), 0.1)]
+    out = StringIO()
+    for terminal in (False, True):
+        lines = Lines(Console(file=out, width=200, highlight=False, force_terminal=terminal, no_color=True))
+        lines.subject(hostile)
+        lines.checked(made[0])
+    Json().closing(made, Budget(1))
+    said = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()) + capsys.readouterr().out
+    assert said.count("]0;b") == 9
+    assert all(letter.isprintable() or letter == "\n" for letter in said)
+    assert "e\nf" not in said
 
 
 def test_the_documentation_names_every_check() -> None:

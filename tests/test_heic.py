@@ -133,6 +133,47 @@ def test_boxes_without_end_are_given_up() -> None:
         assert reason(head + boxes) in {"damaged HEIC", "truncated HEIC"}
 
 
+def box(kind: bytes, held: bytes) -> bytes:
+    return struct.pack(">I4s", len(held) + 8, kind) + held
+
+
+def full_box(kind: bytes, version: int, held: bytes) -> bytes:
+    return box(kind, bytes([version, 0, 0, 0]) + held)
+
+
+def boxes_only(*, associations: bytes, locations: bytes) -> bytes:
+    """A file without a picture in it: `associations` as `ipma` holds them, `locations` as `iloc` of version 2."""
+    item = full_box(b"infe", 2, struct.pack(">HH4s", 1, 0, b"hvc1") + b"\x00")
+    size = full_box(b"ispe", 0, struct.pack(">II", 64, 64))
+    meta = [
+        full_box(b"pitm", 0, struct.pack(">H", 1)),
+        full_box(b"iinf", 0, struct.pack(">H", 1) + item),
+        box(b"iprp", box(b"ipco", size) + full_box(b"ipma", 0, associations)),
+        full_box(b"iloc", 2, b"\x00\x00" + locations),
+    ]
+    return box(b"ftyp", b"heic" + bytes(4) + b"mif1heic") + full_box(b"meta", 0, b"".join(meta))
+
+
+_THIS_ONE = struct.pack(">HBB", 1, 1, 1)
+_NONE = struct.pack(">I", 0)
+
+
+@pytest.mark.parametrize("entry", [struct.pack(">HB", 2, 0), struct.pack(">HB", 2, 255) + b"\x01" * 255])
+def test_entries_without_end_are_given_up(entry: bytes) -> None:
+    """Whatever a box repeats: 20 MiB of it would take seconds, in the service itself."""
+    few, many = (struct.pack(">I", count + 1) + _THIS_ONE + entry * count for count in (50, 2**20 // len(entry)))
+    assert inspect(boxes_only(associations=few, locations=_NONE)).width == 64
+    assert reason(boxes_only(associations=many, locations=_NONE)) == "damaged HEIC"
+
+
+def test_items_without_end_are_given_up() -> None:
+    location = struct.pack(">IHHH", 1, 0, 0, 0)
+    few, many = (struct.pack(">I", count) + location * count for count in (50, 100_000))
+    good = struct.pack(">I", 1) + _THIS_ONE
+    assert inspect(boxes_only(associations=good, locations=few)).width == 64
+    assert reason(boxes_only(associations=good, locations=many)) == "damaged HEIC"
+
+
 @settings(max_examples=300)
 @given(flips=st.lists(st.tuples(st.integers(0, 460), st.integers(0, 255)), min_size=1, max_size=6))
 def test_damaged_boxes_raise_nothing_else(flips: list[tuple[int, int]]) -> None:

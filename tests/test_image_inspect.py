@@ -264,6 +264,22 @@ def test_a_png_made_of_text_bombs_is_refused_or_read_but_not_unpacked_without_en
     assert reason(data) == "damaged PNG"
 
 
+def test_profiles_that_unpack_to_a_thousand_times_their_size_are_not_unpacked_without_end() -> None:
+    """Pillow unpacks each, a mebibyte of nothing from a kilobyte: 20 MiB of them took 40 s, in the service itself."""
+    bomb = chunk(b"iCCP", b"x\x00\x00" + zlib.compress(b"\x00" * 1_000_000, 9))
+    head, rest = SAMPLES["png"][:33], SAMPLES["png"][33:]
+    assert inspect(head + bomb + rest).width == 40
+    assert reason(head + bomb * 1000 + rest) == "damaged PNG"
+
+
+def test_exif_in_pieces_without_end_is_given_up() -> None:
+    """Pillow puts the pieces together one by one, which takes time with the square of their number."""
+    piece = b"\xff\xe1" + struct.pack(">H", 208) + b"Exif\x00\x00" + b"x" * 200
+    head, rest = SAMPLES["jpeg"][:2], SAMPLES["jpeg"][2:]
+    assert inspect(head + piece * 3 + rest).width == 40
+    assert reason(head + piece * 1000 + rest) == "damaged JPEG"
+
+
 def test_chunks_and_segments_cover_the_file_in_order() -> None:
     kinds = [kind for kind, _, _ in png_chunks(SAMPLES["png"])]
     assert kinds[0] == b"IHDR"

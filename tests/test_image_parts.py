@@ -424,6 +424,9 @@ def test_an_unprotected_address_is_an_address_too() -> None:
         {"type": "file_url", "file_url": {"url": "file:///etc/passwd"}},
         {"type": "video_url"},
         {"type": "image_embeds", "image_embeds": "AAAA"},
+        {"type": "input_file", "file_url": "http://10.0.0.1/a.pdf"},
+        {"type": "document", "source": {"type": "url", "url": "https://example.org/a.pdf"}},
+        {"type": "computer_screenshot", "image_url": "http://10.0.0.1/a.png"},
     ],
 )
 @pytest.mark.parametrize("role", ["user", "tool"])
@@ -435,8 +438,18 @@ def test_what_the_brains_server_would_fetch_for_a_client_becomes_words(part: dic
     assert "10.0.0.1" not in str(message)
 
 
-def test_a_sound_that_is_sent_itself_rides_along() -> None:
-    messages = [
-        {"role": "user", "content": [{"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,AAAA"}}]}
-    ]
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,AAAA"}},
+        {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,AAAA"},
+        {"type": "input_file", "file_url": "data:application/pdf;base64,AAAA"},
+        {"type": "input_file", "file_id": "file-1"},
+        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "Words."}},
+        {"type": "document", "source": {"type": "file", "file_id": "file_1"}},
+        {"type": ["string", "null"], "source": {"type": ["url"]}},
+    ],
+)
+def test_a_sound_or_a_file_that_is_sent_itself_rides_along(part: dict[str, Any]) -> None:
+    messages = [{"role": "user", "content": [part]}]
     assert replace_images(messages, lambda _: "") == messages

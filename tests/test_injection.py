@@ -312,6 +312,8 @@ DANGEROUS: Final[dict[str, Any]] = {
     "prompt_embeds": "gASV",
     "mm_processor_kwargs": {"max_pixels": 10**12},
     "media_io_kwargs": {"video": {"num_frames": -1}},
+    "request_id": "of-another",
+    "rid": "of-another",
 }
 HARMLESS: Final[dict[str, Any]] = {
     "chat_template_kwargs": {"enable_thinking": False},
@@ -336,6 +338,16 @@ async def test_fields_that_no_client_should_decide_do_not_reach_the_brain_and_ot
             got = house.brain.asked[-1].json
             assert got.keys() & DANGEROUS.keys() == set()
             assert {name: got[name] for name in HARMLESS} == HARMLESS
+
+
+async def test_what_no_client_should_decide_is_not_said_in_another_field_either() -> None:
+    """vLLM makes one dictionary of `vllm_xargs` and the fields that are named so."""
+    async with live() as house:
+        house.brain.answers = lambda asked: says("So.")
+        await house.chat(user("Hi."), vllm_xargs={"kv_transfer_params": "x", "ngram_size": 3})
+        assert house.brain.asked[-1].json["vllm_xargs"] == {"ngram_size": 3}
+        await house.chat(user("Hi."), vllm_xargs="kv_transfer_params")
+        assert house.brain.asked[-1].json["vllm_xargs"] == "kv_transfer_params"
 
 
 @pytest.mark.parametrize("images", ["tool", "caption", "off", "native"])

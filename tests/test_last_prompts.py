@@ -4,13 +4,14 @@ with what was deleted."""
 from __future__ import annotations
 
 import base64
+import time
 from typing import Any
 
 import orjson
 import pytest
 
 from cache.table import ImageTable
-from router.admin.page.side_by_side import MOST_SHOWN, Compared, compared
+from router.admin.page.side_by_side import MOST_SHOWN, Compared, _marked, compared
 from router.last_prompts import LONGEST, PIXELS, LastPrompt, LastPrompts, written
 from router.protocol.image_list import HEADER
 from router.protocol.ledger import KeptTable, with_table
@@ -250,3 +251,11 @@ async def test_what_was_only_counted_was_sent_to_nobody(speaker: Speaker) -> Non
         path = "/v1/messages/count_tokens"
         assert (await house.send(body, path=path, headers={"x-session-id": "one"})).status == 200
         assert len((await last(house))["client"]) == 1
+
+
+@pytest.mark.parametrize("beginning", ["[Image #1] (attached ", "[Image #1: "])
+def test_hostile_words_take_linear_time(beginning: str) -> None:
+    begun = time.process_time()
+    pieces = list(_marked(beginning * 20_000, [1]))
+    assert time.process_time() - begun < 5  # a square would take minutes
+    assert "".join(piece.text for piece in pieces) == beginning * 20_000

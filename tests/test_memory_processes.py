@@ -33,6 +33,7 @@ from tests.live import (
     House,
     Options,
     ServiceProcess,
+    becomes,
     no_errors_in_the_log,
     service_process,
     soon,
@@ -342,12 +343,15 @@ async def test_a_look_of_a_process_that_was_killed_is_made_by_another(shared: Op
             await talk.ask(user("Look.", *pictured(1)), turn("One."))
             seen.may_look.clear()
             await talk.ask(user("Both."), both(1))
+            await becomes(lambda: any(b"And now?" in look.asked.body for look in seen.looks))
             mortal.dead.set()
             mortal.buried.set()
         seen.may_look.set()
         talk.site = other
         await talk.ask(taken(talk, 2), turn(looks(2, "What?")), turn("Done."))
-    assert len(seen.looks) == 3, "one was lost, and made again"
+    asked = [look.asked.body for look in seen.looks]  # beside descriptions, made while nobody waits
+    assert sum(b"And now?" in body for body in asked) == 2, "it was lost, and made again"
+    assert sum(b"What?" in body for body in asked) == 1
     seen.check()
 
 

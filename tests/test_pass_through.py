@@ -151,6 +151,17 @@ async def test_fields_that_reach_what_belongs_to_others_are_left_out(house: Hous
     assert house.brain.asked[0].json == BODY
 
 
+@pytest.mark.parametrize("fields", [{"n": 5}, {"n": 10**9}, {"n": "5"}, {"best_of": 10**9}])
+async def test_more_answers_at_once_than_a_brain_should_be_asked_for_are_refused(
+    house: House, fields: dict[str, Any]
+) -> None:
+    got = await house.send({**BODY, **fields}, path="/v1/completions")
+    assert (got.status, got.error["param"]) == (400, next(iter(fields)))
+    house.brain.will(whole({}))
+    assert (await house.send({**BODY, "n": 4, "best_of": 4}, path="/v1/completions")).status == 200
+    assert len(house.brain.asked) == 1
+
+
 PICTURES: dict[str, Any] = {
     "prompt": f"Look: {data_url(CAT)}",
     "input": [data_url(CAT)],
@@ -183,6 +194,22 @@ async def test_a_picture_for_a_server_that_sees_passes(images: str) -> None:
             body = {"model": "brain", "messages": [user("Hi.", shown(url))]}
             assert (await house.send(body, path="/tokenize")).json == {"count": 3}
             assert house.brain.asked[-1].json == body
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        shown("http://169.254.169.254/a.png"),
+        {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}},
+        {"type": "video_url", "video_url": {"url": "http://10.0.0.1/v.mp4"}},
+    ],
+)
+async def test_an_address_that_a_server_with_eyes_would_fetch_is_refused(part: dict[str, Any]) -> None:
+    async with live(text={"images": "native"}) as house:
+        for path, field in (("/tokenize", "messages"), ("/v1/embeddings", "messages"), ("/v1/embeddings", "input")):
+            got = await house.send({"model": "brain", field: [user("Hi.", part)]}, path=path)
+            assert (got.status, got.error["param"]) == (400, field)
+        assert house.brain.asked == []
 
 
 @pytest.mark.parametrize(

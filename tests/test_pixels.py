@@ -541,9 +541,13 @@ def test_a_worker_that_was_taken_over_puts_nothing_else_into_a_request(facts: Ma
         ({**PIXELS, "scale": 0.0}, b"x" * 12),
         ({**PIXELS, "notes": [1]}, b"x" * 12),
         ({**PIXELS, "place": [0, 0]}, b"x" * 12),
+        ({**PIXELS, "place": [-1, 0, 2, 2]}, b"x" * 12),
+        ({**PIXELS, "place": [0, 0, 10**400, 2]}, b"x" * 12),
+        ({**PIXELS, "mode": "L", "size": [1_000_000, 9]}, b"x" * 9_000_000),
+        ({**PIXELS, "mode": "L", "size": [3000, 3000]}, b"x" * 9_000_000),
     ],
 )
-def test_pixels_that_are_not_as_many_as_was_said_are_not_read(facts: Mapping[str, Any], data: bytes) -> None:
+def test_pixels_that_are_not_as_many_as_was_said_or_wanted_are_not_read(facts: Mapping[str, Any], data: bytes) -> None:
     with pytest.raises(VisionError):
         searchable(cast(Pixels, TakenOver(facts, data)), SMALL, None, SEARCH)
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -18,7 +19,7 @@ from router.otel import OtelTraces
 from router.traces import LAST_SPANS_SECONDS, NO_TRACES, open_traces
 from tests.brain import looks, refuses, says
 from tests.eyes import sees
-from tests.live import live, picture, shown, soon, user
+from tests.live import becomes, live, picture, shown, soon, user
 from tests.speakers.speaker import Speaker
 
 pytestmark = [pytest.mark.anyio]
@@ -115,10 +116,17 @@ async def test_with_one_there_are_and_nobody_waits_long_for_a_place_that_is_not_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    before = _threads()
     traces = open_traces(os.environ)
     assert isinstance(traces, OtelTraces)
     traces.span("exchange", "server", {}).end()
     await soon(asyncio.to_thread(traces.close), within=2 * LAST_SPANS_SECONDS)
+    await becomes(lambda: _threads() <= before)  # what it still complains of is not another test's
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
 
 
 def test_without_traces_nothing_of_the_extra_is_imported() -> None:

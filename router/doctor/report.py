@@ -1,4 +1,8 @@
-"""What the user sees: a line for each check as it is made, and what it came to; or all of it as JSON."""
+"""What the user sees: a line for each check as it is made, and what it came to; or all of it as JSON.
+
+Servers have words in it, such as the names of models and of tools that were called, and a terminal obeys control
+characters: all that is shown is made harmless here.
+"""
 
 from __future__ import annotations
 
@@ -43,14 +47,14 @@ class Lines:
 
     def subject(self, title: str) -> None:
         self._console.print()
-        self._console.print(Text(title, style="bold"), soft_wrap=True)
+        self._console.print(Text(_shown(title), style="bold"), soft_wrap=True)
 
     def checked(self, one: Checked) -> None:
         level = one.verdict.level
-        said = Text(one.verdict.seen)
+        said = Text(_shown(one.verdict.seen))
         if one.verdict.change:
             said.append(" → ", style="bold")
-            said.append(one.verdict.change)
+            said.append(_shown(one.verdict.change))
         mark, name = Text(_SHOWN[level].ljust(4), style=_STYLES[level]), one.check.ljust(_WIDEST_NAME)
         if not self._console.is_terminal:
             self._console.print(Text.assemble("  ", mark, "  ", name, "  ", said), soft_wrap=True)
@@ -88,17 +92,21 @@ class Json:
             "tokens": {"spent": budget.spent, "limit": budget.limit},
             "checks": [
                 {
-                    "subject": one.subject,
+                    "subject": _shown(one.subject),
                     "check": one.check,
                     "verdict": one.verdict.level,
-                    "seen": one.verdict.seen,
-                    "change": one.verdict.change,
+                    "seen": _shown(one.verdict.seen),
+                    "change": _shown(one.verdict.change),
                     "seconds": round(one.seconds, 3),
                 }
                 for one in made
             ],
         }
         sys.stdout.write(json.dumps(told, ensure_ascii=False, indent=2) + "\n")
+
+
+def _shown(words: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in words)
 
 
 def passed(made: Sequence[Checked]) -> bool:

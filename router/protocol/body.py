@@ -21,6 +21,9 @@ _NEVER_SENT = frozenset(
         "cache_salt",
         "extra_key",
         "priority",
+        # Under which name the server has the request, and keeps its response: others' are names of the same kind.
+        "request_id",
+        "rid",
         # Where the server gets its memory or its answer from: these name hosts and keys.
         "kv_transfer_params",
         "ec_transfer_params",
@@ -40,6 +43,9 @@ _NEVER_SENT = frozenset(
     }
 )
 """Fields of a request that servers understand and no client should decide."""
+
+_ALSO_READ = "vllm_xargs"
+"""An object of whatever fields; vLLM puts those of the request into it that have the same names."""
 
 _NEVER_SENT_IN_PARTS = ("uuid", "content_hash")
 """Of a content part and its `image_url`: names under which a server keeps a picture for everybody."""
@@ -92,6 +98,9 @@ def drop_what_is_never_sent(request: dict[str, Any], messages: list[Any]) -> Non
     """Fields by which one client could reach what belongs to others; all else rides along."""
     for name in _NEVER_SENT & request.keys():
         del request[name]
+    if isinstance(more := request.get(_ALSO_READ), dict):
+        for name in _NEVER_SENT & more.keys():
+            del more[name]
     for message in messages:
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else ():

@@ -20,6 +20,10 @@ from typing import Any
 LEAST_CUT = 4096
 """Smaller payloads cost the parser nothing worth sparing."""
 
+_MOST_TRIED = 10_000
+"""Beginnings of one kind that are looked at: twice as many as a request may hold images.  What begins like a payload
+and is none costs the event loop a microsecond or two, and a body has room for millions of it."""
+
 _SCHEME = b"data:image/"
 _MARK = b";base64,"
 _LONGEST_TYPE = 64
@@ -94,8 +98,9 @@ def cut(body: bytearray, word: str) -> tuple[bytes | bytearray, Cuts]:
 
 def _data_urls(body: bytearray) -> list[tuple[int, int]]:
     places = []
-    position = 0
-    while (found := body.find(_SCHEME, position)) >= 0:
+    position = tried = 0
+    while tried < _MOST_TRIED and (found := body.find(_SCHEME, position)) >= 0:
+        tried += 1
         mark = body.find(_MARK, found, found + _LONGEST_TYPE)
         position = found + len(_SCHEME)
         if mark >= 0:
@@ -112,9 +117,11 @@ def _bare(body: bytearray, start_mark: bytes, known: list[tuple[int, int]]) -> l
     gaps = zip(
         [0, *(end for _, end in sorted(known))], [*(start for start, _ in sorted(known)), len(body)], strict=True
     )
+    tried = 0
     for low, high in gaps:
         position = low
-        while (found := body.find(start_mark, position, high)) >= 0:
+        while tried < _MOST_TRIED and (found := body.find(start_mark, position, high)) >= 0:
+            tried += 1
             start = found + 1
             end, position = _payload(body, start)
             if start_mark == _WEBP and body[start + 12 : start + 16] != _WEBP_FORM:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 _BILLING_LINE = re.compile(r"^x-anthropic-billing-header:[^\n]*\n?", re.MULTILINE)
@@ -43,21 +45,20 @@ def one_system_message(messages: list[Any]) -> list[Any]:
         return [*head, *rest]
     folded: list[Any] = []
     waiting: list[str] = []
-    for message in rest:
-        role = _role(message)
-        if role == "system":
-            reminder = _reminder(_text_of(message.get("content")))
+    for is_system, run in groupby(rest, key=lambda message: _role(message) == "system"):
+        if is_system:  # all of them at once: one by one would take the square of their number
+            reminders = [_reminder(_text_of(message.get("content"))) for message in run]
             if folded and _role(folded[-1]) in ("user", "tool"):
-                folded[-1] = _with_text(folded[-1], after=reminder)
+                folded[-1] = _with_text(folded[-1], after=reminders)
             else:
-                waiting.append(reminder)
-        elif waiting and role in ("user", "tool"):
-            folded.append(_with_text(message, before="\n\n".join(waiting)))
-            waiting = []
-        else:
-            if waiting:
+                waiting = reminders
+            continue
+        for message in run:
+            if waiting and _role(message) in ("user", "tool"):
+                message = _with_text(message, before="\n\n".join(waiting))
+            elif waiting:
                 folded.append({"role": "user", "content": "\n\n".join(waiting)})
-                waiting = []
+            waiting = []
             folded.append(message)
     if waiting:
         folded.append({"role": "user", "content": "\n\n".join(waiting)})
@@ -86,11 +87,11 @@ def _reminder(text: str) -> str:
     return f"<system-reminder>\n{text}\n</system-reminder>"
 
 
-def _with_text(message: dict[str, Any], *, before: str = "", after: str = "") -> dict[str, Any]:
+def _with_text(message: dict[str, Any], *, before: str = "", after: Sequence[str] = ()) -> dict[str, Any]:
     content = message.get("content")
     if isinstance(content, list):
         first = [{"type": "text", "text": before + "\n\n"}] if before else []
-        last = [{"type": "text", "text": "\n\n" + after}] if after else []
+        last = [{"type": "text", "text": "\n\n" + one} for one in after]
         return {**message, "content": [*first, *content, *last]}
     text = content if isinstance(content, str) else ""
-    return {**message, "content": "\n\n".join(part for part in (before, text, after) if part)}
+    return {**message, "content": "\n\n".join(part for part in (before, text, *after) if part)}

@@ -24,6 +24,8 @@ from tools.vision.imaging import Prepared, pass_on, prepare, upright
 _MEDIA_TYPES = ("image/png", "image/jpeg")
 _BYTES = {"L": 1, "RGB": 3}
 _MAX_NOTE = 500
+_MAX_SIDE = 2**31
+"""No format that comes in can say more."""
 
 
 def prepared(
@@ -106,6 +108,7 @@ def searchable(
     """A picture as text recognition takes it.  Raises `VisionError` only."""
     how = {"region": _told(region), "limits": asdict(limits), "search": asdict(wanted)}
     facts, raw = _run(pixels, "search", data, how, tenant)
+    longest = max(wanted.side, wanted.shortest)
     match facts:
         case {
             "mode": str(mode),
@@ -115,8 +118,9 @@ def searchable(
             "notes": list(notes),
         } if (
             mode in _BYTES
-            and wide > 0
-            and high > 0
+            and 0 < wide <= longest
+            and 0 < high <= longest
+            and all(0 <= one <= _MAX_SIDE for one in (left, top, width, height))
             and len(raw) == wide * high * _BYTES[mode]
             and 0 < scale <= 1
             and all(isinstance(note, str) and _is_note(note) for note in notes)

@@ -25,8 +25,9 @@ SHOWN_AT_ONCE = 1200
 MOST_SHOWN = 40_000
 """Characters of a message at all: ten pages of a book.  The JSON twin has the others."""
 
+# Bounded repeats: anybody can write thousands of beginnings of ours, without an end, into one line.
 _OURS = re.compile(
-    r"\[Image #(?P<image>\d{1,6})(?:\](?: \((?:attached|the user's)[^\n]*\))?|:[^\]\n]*\])"
+    r"\[Image #(?P<image>\d{1,6})(?:\](?: \((?:attached|the user's)[^\n]{0,400}\))?|:[^\]\n]{0,400}\])"
     r"|\[picture #(?P<picture>\d{1,6})\]"
     r"|" + re.escape(PIXELS)
 )

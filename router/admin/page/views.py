@@ -105,7 +105,7 @@ async def prompt(call: Call) -> Reply:
     one = await call.admin.conversation(id_)
     last = await call.admin.last_prompt(id_)
     held = None if last is None else last.read()
-    both = None if held is None else compared(held)
+    both = None if held is None else await asyncio.to_thread(compared, held)
     only = call.query.get("show") == "changed"
     rows = [] if both is None else [row for row in both.rows if not (only and row.same)]
     shown, before, after = _some(rows, call.query)
