@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from router.health import Readiness
 
@@ -98,12 +100,32 @@ class Workers(Multiprocess):
         self._at_once = self.should_exit.is_set()
         self.should_exit.set()
 
+    def keep_subprocess_alive(self) -> None:
+        if all(self._is_well(worker) for worker in self.processes) or self._is_told():
+            return
+        super().keep_subprocess_alive()
+
+    def _is_well(self, worker: Process) -> bool:
+        """uvicorn waits five seconds for a word of a worker that is just ending, and hears no signal meanwhile: the
+        listener would stay open with nobody behind it."""
+        with suppress(OSError, EOFError):
+            worker.parent_conn.send(b"ping")
+            enough = time.monotonic() + self.config.timeout_worker_healthcheck
+            while worker.process.is_alive() and not self._is_told() and time.monotonic() < enough:
+                if worker.parent_conn.poll(_LOOKS_EVERY):
+                    worker.parent_conn.recv()
+                    return True
+        return False
+
+    def _is_told(self) -> bool:
+        return not {signal.SIGTERM, signal.SIGINT}.isdisjoint(self.signal_queue)
+
     def join_all(self) -> None:
         for listening in self.sockets:
             listening.close()  # or whoever comes now is let in and never answered
         workers = [worker.process for worker in self.processes]
         while any(worker.is_alive() for worker in workers):
-            if self._at_once or {signal.SIGTERM, signal.SIGINT} & {*self.signal_queue}:
+            if self._at_once or self._is_told():
                 for worker in workers:
                     worker.kill()
             for worker in workers:

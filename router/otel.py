@@ -9,7 +9,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from router.traces import Kind, Span, Value
+from router.spans import Kind, Span, Value
 
 _KINDS = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT}
 

@@ -8,43 +8,18 @@ those of the conventions for generative AI.  Nothing that was said goes into a s
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from threading import Thread
 from types import TracebackType
-from typing import Literal, Protocol
+
+from router.spans import Kind, Span, Traces, Value
 
 log = logging.getLogger("chiasm.traces")
-
-Kind = Literal["server", "client"]
-Value = str | int | float | bool | Sequence[str]
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 LAST_SPANS_SECONDS = 2.0
 """For what has not been sent yet when the process ends.  The exporter by itself tries for ten."""
-
-
-class Span(Protocol):
-    def set(self, attributes: Mapping[str, Value]) -> None: ...
-
-    def failed(self, error: str) -> None:
-        """`error`: one of a few codes."""
-
-    def end(self) -> None: ...
-
-
-class Traces(Protocol):
-    def span(
-        self, name: str, kind: Kind, attributes: Mapping[str, Value], headers: Mapping[str, str] | None = None
-    ) -> Span:
-        """Begun now, under the one that is current here, or under the one that a client's `headers` name."""
-
-    def current(self, span: Span) -> AbstractContextManager[object]:
-        """Within it, others begin under `span`."""
-
-    def close(self) -> None:
-        """Send what is left; may take `LAST_SPANS_SECONDS`."""
 
 
 class _Nothing:

@@ -24,7 +24,7 @@ from router.prefixes import Prefixes
 from router.protocol.events import Action, Fail
 from router.protocol.turn import Turn, count_of
 from router.response import ClientGone
-from router.traces import Span, Traces, Value
+from router.spans import Span, Traces, Value
 from tools.call import VisionUsage
 from tools.watch import Ending
 

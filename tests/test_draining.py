@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
+from router.draining import Workers
 from tests.brain import Brain, Hangs, Waits, says
 from tests.eyes import Eyes
-from tests.live import DEADLINE, House, Options, ServiceProcess, alive, becomes, children_of, service_process, user
+from tests.live import (
+    DEADLINE,
+    House,
+    Options,
+    ServiceProcess,
+    alive,
+    becomes,
+    children_of,
+    service_process,
+    soon,
+    user,
+)
 from tests.pure_splice import read_stream
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
@@ -131,3 +147,19 @@ async def test_under_workers_ctrl_c_lets_answers_finish(tmp_path: Path) -> None:
             gate.set()
             assert read_stream((await line.rest()).body).text == "Hello."
         await service.ended()
+
+
+async def test_a_worker_that_is_ending_and_says_nothing_does_not_keep_the_others_from_being_told() -> None:
+    here, there = multiprocessing.Pipe()
+    silent: Any = SimpleNamespace(parent_conn=here, process=SimpleNamespace(is_alive=lambda: True))
+    workers = Workers.__new__(Workers)  # without the signal handlers
+    workers.config = uvicorn.Config("unused", timeout_worker_healthcheck=600)
+    workers.processes, workers.signal_queue, workers.should_exit = [silent], [], threading.Event()
+    looking = asyncio.ensure_future(asyncio.to_thread(workers.keep_subprocess_alive))
+    await asyncio.to_thread(there.recv)
+    assert not looking.done()
+    workers.signal_queue.append(signal.SIGINT)
+    await soon(looking)
+    assert not workers.should_exit.is_set()
+    here.close()
+    there.close()
