@@ -8,6 +8,10 @@
 # client was not tested.  The last lines name every client, also those that were not of this run.
 set -euo pipefail
 
+# Node has authorities of its own and does not know those that this machine trusts beside them, as behind a mirror.
+authorities=/etc/ssl/certs/ca-certificates.crt
+[[ -n ${NODE_EXTRA_CA_CERTS:-} || ! -r $authorities ]] || export NODE_EXTRA_CA_CERTS=$authorities
+
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 [[ -x .venv/bin/pytest ]] || {
     echo "run.sh: no .venv/bin/pytest: run 'make test-clients', which makes .venv first" >&2
