@@ -17,57 +17,23 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 
-from cache.blobs import Blobs
 from cache.disk import DiskStore
-from cache.holders import Holders
-from cache.image import DEFAULT_LIMITS
-from cache.looks import Looks
 from cache.memory import MemoryStore
-from cache.pixels.pool import Pixels
 from cache.record import ImageRecord
 from cache.rows import Rows
 from cache.store import Store
 from cache.tables import Tables, place
 from router.admin.auth import Auth
-from router.admin.events import Bus
 from router.admin.ids import conversation_id
 from router.admin.models import ConversationQuery, ImageQuery
 from router.admin.page.routes import routes
-from router.admin.service import Admin, open_admin
-from router.admin.thumbnails import Thumbnails
-from router.config import Settings
-from router.conversations import Conversations
-from router.hidden_turns import HiddenTurns
+from router.admin.service import Admin
+from tests.admin_of import admin_of
 
 TENANT = hashlib.sha256(b"tenant").hexdigest()[:32]
 
 
 AUTH = Auth("")
-
-
-def admin_of(store: Store) -> Admin:
-    tables, rows, blobs, looks = Tables(store), Rows(store), Blobs(store), Looks(store)
-    return open_admin(
-        settings=Settings.model_validate({"text": [{"base_url": "http://127.0.0.1:1/v1", "images": "off"}]}),
-        store=store,
-        tables=tables,
-        rows=rows,
-        blobs=blobs,
-        looks=looks,
-        deleting=Conversations(
-            store,
-            tables=tables,
-            rows=rows,
-            blobs=blobs,
-            holders=Holders(store),
-            looks=looks,
-            hidden_turns=HiddenTurns(store),
-        ),
-        brains=[],
-        eyes=[],
-        thumbnails=Thumbnails(Pixels(DEFAULT_LIMITS), DEFAULT_LIMITS),
-        bus=Bus(),
-    )
 
 
 def key_of(number: int) -> str:

@@ -13,10 +13,7 @@ import pytest
 from cache.blobs import Blobs
 from cache.disk import DiskStore
 from cache.holders import Holders
-from cache.image import DEFAULT_LIMITS
-from cache.looks import Looks
 from cache.memory import MemoryStore
-from cache.pixels.pool import Pixels
 from cache.record import ImageRecord
 from cache.rows import Rows
 from cache.store import Store, StoreError
@@ -24,47 +21,17 @@ from cache.table import ImageTable
 from cache.tables import Tables, place
 from router.admin import listing
 from router.admin.errors import Conflict, NotFound
-from router.admin.events import Bus
 from router.admin.ids import conversation_id, named
 from router.admin.models import Action, ConversationQuery, ImageQuery
-from router.admin.service import Admin, open_admin
-from router.admin.thumbnails import Thumbnails
-from router.config import Settings
+from router.admin.service import Admin
 from router.conversation import tenant_of
-from router.conversations import Conversations
-from router.hidden_turns import HiddenTurns
+from tests.admin_of import admin_of
 from tests.conversing import tiny
 from tests.failing import FailingStore, broken
 
 pytestmark = pytest.mark.anyio
 
 TENANT = tenant_of("a key")
-
-
-def admin_of(store: Store) -> Admin:
-    """As another process has it."""
-    tables, rows, blobs, looks = Tables(store), Rows(store), Blobs(store), Looks(store)
-    return open_admin(
-        settings=Settings.model_validate({"text": [{"base_url": "http://127.0.0.1:1/v1", "images": "off"}]}),
-        store=store,
-        tables=tables,
-        rows=rows,
-        blobs=blobs,
-        looks=looks,
-        deleting=Conversations(
-            store,
-            tables=tables,
-            rows=rows,
-            blobs=blobs,
-            holders=Holders(store),
-            looks=looks,
-            hidden_turns=HiddenTurns(store),
-        ),
-        brains=[],
-        eyes=[],
-        thumbnails=Thumbnails(Pixels(DEFAULT_LIMITS), DEFAULT_LIMITS),
-        bus=Bus(),
-    )
 
 
 def key_of(name: str) -> str:
