@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.admin_scene import part, scene
 from tests.brain import Script, looks, says
@@ -206,6 +206,19 @@ async def test_the_page_keeps_itself_up_to_date_and_leaves_alone_what_somebody_d
         await expect(here.page.locator("#i-1 .badge.loaded")).to_be_visible()
         await here.page.get_by_role("button", name="Go on").click()
         await expect(here.page.locator("#i-1 .badge.forgotten")).to_be_visible()
+
+
+async def test_what_happens_between_the_page_and_its_first_event_is_shown() -> None:
+    async with room() as here:
+        await cat_and_dog(here)
+
+        async def late(route: Route) -> None:
+            await here.ask(user("One more.", part(picture(3), "bird.png")), says("A bird."))
+            await route.continue_()
+
+        await here.page.route("**/admin/api/events*", late, times=1)
+        await here.visit.open(await here.there())
+        await expect(here.page.locator("tbody tr")).to_have_count(3)
 
 
 async def test_the_list_shows_a_conversation_that_begins() -> None:

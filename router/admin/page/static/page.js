@@ -76,30 +76,28 @@ if (live && "EventSource" in window) {
   };
   const open = () => {
     if (source || paused) return;
-    let first = true;
     source = new EventSource(address);
     source.addEventListener("ready", () => {
       show("live", true);
-      if (!first) soon(); // what happened while nobody listened
-      first = false;
+      soon(); // what happened while nobody listened: also since this page was written
     });
     const kinds = ["conversation", "image", ...(document.getElementById("prompt") ? ["prompt"] : [])];
     for (const kind of kinds) source.addEventListener(kind, soon);
     source.addEventListener("error", () => show("reconnecting", false));
   };
-  const close = () => { source?.close(); source = null; };
+  const close = () => { clearTimeout(due); due = 0; source?.close(); source = null; };
   pause.addEventListener("click", () => {
     paused = !paused;
     pause.textContent = paused ? "Go on" : "Pause";
     pause.setAttribute("aria-pressed", String(paused));
-    if (paused) { close(); show("paused", false); } else { show("connecting", false); open(); soon(); }
+    if (paused) { close(); show("paused", false); } else { show("connecting", false); open(); }
   });
   // A browser opens six connections to a host, and a stream is one of them.
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden) close(); else if (!paused) { open(); soon(); }
+    if (document.hidden) close(); else open();
   });
   addEventListener("pagehide", close);
-  addEventListener("pageshow", (event) => { if (event.persisted) { open(); soon(); } });
+  addEventListener("pageshow", (event) => { if (event.persisted) open(); });
   live.hidden = false;
   open();
 }
