@@ -53,6 +53,7 @@ from router.metrics import Metrics
 from router.preparation import Preparation
 from router.protocol.chat.writer import error_body
 from router.protocol.messages.errors import error_body as messages_error_body
+from router.protocol.profiles import eyes_switch
 from router.readable import ReadableBlobs
 from router.response import Receive, Send
 from router.response_ids import ResponseIds
@@ -159,12 +160,6 @@ class _Default:
 
 async def _no_such_path(caller: Caller, scope: Any, receive: Receive, send: Send) -> None:
     raise NoSuchPath(f"there is nothing at {scope['path'][:200]!r}; clients use the base URL ending in /v1")
-
-
-def without_effect(settings: Settings) -> list[str]:
-    """Options that were set and do nothing yet, a line each: nobody should find out by waiting for their effect."""
-    names = [f"[[vision]] #{number} engine" for number, eyes in enumerate(settings.vision, 1) if eyes.engine != "auto"]
-    return [f"{name} has no effect in this version" for name in names]
 
 
 @asynccontextmanager
@@ -314,6 +309,7 @@ def _open_eyes(
         limits=limits,
         askers=askers,
         pixels=pixels,
+        switch=eyes_switch(eyes.engine, eyes.base_url, eyes.kind),
     )
     return Courteous(opened, watch=watch, price=watch.metrics.price("eyes", opened.name))
 

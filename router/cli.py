@@ -100,10 +100,6 @@ def check_config(
     loaded = _load(file, Flags())
     typer.echo(f"# from {loaded.source or 'the defaults'}")
     typer.echo(masked(loaded.settings), nl=False)
-    from router.app import without_effect  # the web stack: after the answer is on the screen
-
-    for line in without_effect(loaded.settings):
-        typer.echo(f"chiasm: note: {line}", err=True)
 
 
 @app.command()

@@ -15,7 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from cache.store import StoreError
-from router.app import create_app, open_configured_store, without_effect
+from router.app import create_app, open_configured_store
 from router.config import ConfigError, Settings, TextSettings
 from router.connection import KEEP_ALIVE_SECONDS, Connection
 from router.draining import Workers, draining
@@ -37,8 +37,6 @@ _STORE_SECONDS = 3.0
 def serve(settings: Settings, *, workers: int = 1) -> None:
     """Serve until SIGTERM or SIGINT.  Raises `ConfigError` and `OSError` (the address cannot be had) before anything
     listens."""
-    for line in without_effect(settings):
-        print(f"chiasm: note: {line}", file=sys.stderr)  # noqa: T201 (to whoever started it)
     _try_the_store(settings)
     listening = _listen(settings.server.host, settings.server.port)
     config = configured(

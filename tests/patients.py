@@ -40,6 +40,7 @@ from router.doctor.verdict import Verdict
 from router.http_client import http_client
 from tests.brain import Asked, Brain, Calls, Finishes, Script, Sends, Thinks, Waits, Wire, event, looks, says, whole
 from tests.eyes import Eyes, sees
+from tools.vision.open import profile_of
 
 SHORT: Final = Limits(page=2.0, first_event=3.0, silence=2.0, whole=20.0)
 """Seconds for servers that never answer."""
@@ -316,7 +317,7 @@ async def eye_test(eyes: WellEyes, *, budget: Budget | None = None, **vision: An
             place="[[vision]] #1",
             probe=_probe(client, settings, budget),
             chance=random.Random(7),
-            is_qwen=settings.kind == "qwen",
+            profile=profile_of("qwen" if settings.kind == "qwen" else "openai"),
             thinking=settings.thinking,
             timeout_seconds=settings.timeout_seconds,
         )

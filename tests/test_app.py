@@ -6,32 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
-
-import pytest
-
-from router.app import without_effect
-from router.config import Settings
-
-
-def settings(**tables: Any) -> Settings:
-    text = {"name": "m", "base_url": "http://127.0.0.1:1/v1", **tables.pop("text", {})}
-    vision = {"kind": "ocr", **tables.pop("vision", {})}
-    return Settings.model_validate({"text": [text], "vision": [vision], **tables})
-
-
-def test_an_ordinary_configuration_is_not_remarked_on() -> None:
-    assert without_effect(settings()) == []
-
-
-@pytest.mark.parametrize(
-    ("tables", "name"),
-    [
-        ({"vision": {"engine": "vllm"}}, "[[vision]] #1 engine"),
-    ],
-)
-def test_an_option_without_effect_is_named(tables: dict[str, Any], name: str) -> None:
-    assert without_effect(settings(**tables)) == [f"{name} has no effect in this version"]
 
 
 def test_a_store_that_cannot_be_opened_is_one_clear_line_and_nothing_listens(tmp_path: Path) -> None:

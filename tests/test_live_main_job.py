@@ -901,3 +901,12 @@ def test_the_watch_for_pictures_sees_what_it_must() -> None:
     """The proof that the check in every test here can fail."""
     for wrapped in (data_url(CAT), base64.b64encode(noise(20)).decode(), as_an_mcp_server_says_it(CAT)):
         assert PICTURE.search(orjson.dumps(wrapped))
+
+
+async def test_the_engine_of_the_eyes_says_how_they_are_told_not_to_think() -> None:
+    async with live(vision={"engine": "openrouter"}) as house:
+        house.brain.will(says(looks(1, "What?")), says("A cat."))
+        await house.chat(user("Look.", shown(picture(1))))
+        sent = orjson.loads(house.eyes.asked[0].body)
+        assert sent["reasoning"] == {"enabled": False}
+        assert "chat_template_kwargs" not in sent

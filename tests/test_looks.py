@@ -31,7 +31,7 @@ from tools.vision import ocr
 from tools.vision import question as wording
 from tools.vision.backend import VisionError, VisionImage, VisionQuery
 from tools.vision.openai import OPENAI, EyesProfile, OpenAIEyes
-from tools.vision.qwen import QwenEyes
+from tools.vision.qwen import QWEN
 
 pytestmark = pytest.mark.anyio
 
@@ -626,9 +626,9 @@ async def _come_and_go(steps: list[tuple[str, int, int]]) -> None:
 # Who looks
 
 
-def eyes(kind: type[OpenAIEyes] = OpenAIEyes, *, url: str = "http://127.0.0.1:9/v1", **options: Any) -> OpenAIEyes:
+def eyes(*, url: str = "http://127.0.0.1:9/v1", **options: Any) -> OpenAIEyes:
     options = {"name": "eyes", "model": "m", **options}
-    return kind(httpx.AsyncClient(transport=httpx.MockTransport(_says)), url, **options)
+    return OpenAIEyes(httpx.AsyncClient(transport=httpx.MockTransport(_says)), url, **options)
 
 
 def _says(request: httpx.Request) -> httpx.Response:
@@ -655,7 +655,8 @@ OTHER_EYES: dict[str, Callable[[], OpenAIEyes]] = {
     "model": lambda: eyes(model="other"),
     "thinking": lambda: eyes(thinking=True),
     "budget": lambda: eyes(max_tokens=100),
-    "kind": lambda: eyes(QwenEyes),
+    "kind": lambda: eyes(profile=QWEN),
+    "engine": lambda: eyes(profile=_profile(switch={False: {"think": False}})),
     "sampling": lambda: eyes(profile=_profile(answering={"temperature": 1})),
     "size": lambda: eyes(profile=_profile(max_pixels=1)),
 }

@@ -6,16 +6,19 @@ import base64
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import orjson
 import pytest
 from PIL import Image
 
+from router.protocol.profiles import eyes_switch
 from tools.call import VisionUsage
 from tools.vision.backend import VisionImage, VisionQuery
-from tools.vision.qwen import QwenEyes
+from tools.vision.open import profile_of
+from tools.vision.openai import OpenAIEyes
+from tools.vision.qwen import QWEN
 
 pytestmark = pytest.mark.anyio
 
@@ -45,9 +48,10 @@ class Server:
 
 
 @asynccontextmanager
-async def eyes(server: Server, **options: Any) -> AsyncIterator[QwenEyes]:
+async def eyes(server: Server, **options: Any) -> AsyncIterator[OpenAIEyes]:
     async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as client:
-        made = QwenEyes(client, "http://127.0.0.1:1/v1", name="qwen", model="m", timeout_seconds=20, **options)
+        options = {"name": "qwen", "model": "m", "timeout_seconds": 20, "profile": QWEN, **options}
+        made = OpenAIEyes(client, "http://127.0.0.1:1/v1", **options)
         yield made
         await made.close()
 
@@ -70,6 +74,37 @@ async def test_the_thinking_switch_is_always_sent(thinking: bool) -> None:
     async with eyes(server, thinking=thinking) as looking:
         await looking.look(query())
     assert server.bodies[0]["chat_template_kwargs"] == {"enable_thinking": thinking}
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind", "host", "sent"),
+    [
+        ("auto", "qwen", "127.0.0.1", {"chat_template_kwargs": {"enable_thinking": False}}),
+        ("auto", "qwen", "dashscope.aliyuncs.com", {"enable_thinking": False}),
+        ("auto", "openai", "openrouter.ai", {}),
+        ("openrouter", "openai", "openrouter.ai", {"reasoning": {"enabled": False}}),
+        ("ollama", "qwen", "127.0.0.1", {"reasoning_effort": "none"}),
+        ("zai", "openai", "127.0.0.1", {"thinking": {"type": "disabled"}}),
+        ("vllm", "openai", "127.0.0.1", {"chat_template_kwargs": {"enable_thinking": False}}),
+    ],
+)
+async def test_the_switch_is_the_one_that_the_server_knows(
+    engine: str, kind: Literal["qwen", "openai"], host: str, sent: dict[str, Any]
+) -> None:
+    server = Server()
+    async with eyes(server, profile=profile_of(kind, eyes_switch(engine, f"http://{host}/v1", kind))) as looking:
+        await looking.look(query())
+    sampling = {"temperature", "top_p", "top_k", "min_p", "presence_penalty"}
+    usual = {"model", "messages", "stream", "max_tokens"}
+    assert {name: value for name, value in server.bodies[0].items() if name not in sampling | usual} == sent
+
+
+async def test_a_switch_that_a_model_refuses_is_left_out() -> None:
+    refused = httpx.Response(400, json={"error": {"message": "Reasoning is mandatory for this model."}})
+    server = Server(refused, said())
+    async with eyes(server, profile=profile_of("openai", eyes_switch("openrouter", "", "openai"))) as looking:
+        assert (await looking.look(query())).text == "Seen."
+    assert "reasoning" not in server.bodies[1]
 
 
 async def test_reading_is_not_disturbed_by_a_penalty_on_what_repeats() -> None:

@@ -14,9 +14,8 @@ from router.doctor.judge_eyes import Read, Silent, Taken, Timed
 from router.doctor.judge_server import Room
 from router.doctor.probe import Probe
 from router.doctor.server import Server
-from tools.vision.openai import OPENAI
+from tools.vision.openai import EyesProfile
 from tools.vision.question import SYSTEM
-from tools.vision.qwen import QWEN
 
 _LOOK_TOKENS = 128
 """Enough for a word, and for seeing that thoughts come first."""
@@ -41,13 +40,12 @@ class Eyes(Server):
         place: str,
         probe: Probe,
         chance: random.Random,
-        is_qwen: bool,
+        profile: EyesProfile,
         thinking: bool,
         timeout_seconds: float,
     ) -> None:
         super().__init__(settings, title=title, place=place, probe=probe, chance=chance)
-        profile = QWEN if is_qwen else OPENAI
-        self.fields = dict(profile.thinking if thinking else profile.answering)
+        self.fields = profile.fields(thinking=thinking)
         self.may_think = thinking
         self.timeout_seconds = timeout_seconds
         self.room = Room(_ALLOWED_TOKENS)

@@ -27,7 +27,8 @@ from router.doctor.probe import Limits, Probe
 from router.doctor.report import Json, Lines, Report, passed
 from router.doctor.verdict import Verdict, ok
 from router.http_client import http_client
-from tools.vision.open import open_eyes
+from router.protocol.profiles import eyes_switch
+from tools.vision.open import open_eyes, profile_of
 
 GOOD, FAILED = 0, 1
 
@@ -143,7 +144,7 @@ class _Ward:
             place=_place("text", number),
             probe=self._probe(text),
             chance=self._chance,
-            is_qwen=text.engine in ("auto", "vllm", "sglang", "llamacpp"),
+            profile=profile_of("qwen" if text.engine in ("auto", "vllm", "sglang", "llamacpp") else "openai"),
             thinking=False,
             timeout_seconds=text.first_byte_seconds,
         )
@@ -166,7 +167,7 @@ class _Ward:
             place=place,
             probe=self._probe(vision, first_event=min(self._limits.first_event, vision.timeout_seconds)),
             chance=self._chance,
-            is_qwen=vision.kind == "qwen",
+            profile=profile_of(vision.kind, eyes_switch(vision.engine, vision.base_url, vision.kind)),
             thinking=vision.thinking,
             timeout_seconds=vision.timeout_seconds,
         )

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,17 @@ _HOSTS = {
 
 _OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llamacpp", "library": "ollama"}
 """What each writes into `owned_by` of its model list; Ollama says `library` for models of its own."""
+
+
+def eyes_switch(engine: str, base_url: str, kind: str) -> Mapping[bool, Mapping[str, Any]] | None:
+    """What switches thoughts of eyes on and off; `None`: as usual for their `kind`.
+
+    Servers of our own know Qwen's switch.  Elsewhere it is the service's, which the address tells; but of eyes that are
+    asked plainly nothing is assumed unless `engine` says it, because services refuse what a model does not know.
+    """
+    if engine == "auto" and kind == "qwen":
+        engine = recognise(urlsplit(base_url).hostname or "", "", "")
+    return None if engine == "auto" else PROFILES[engine].thinking
 
 
 def recognise(host: str, owner: str, server: str) -> str:

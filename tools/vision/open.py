@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal, assert_never
 
 import httpx
@@ -10,10 +12,19 @@ from cache.image import DEFAULT_LIMITS, ImageLimits
 from cache.pixels.pool import Pixels
 from tools.vision.backend import VisionBackend
 from tools.vision.ocr import OcrEyes
-from tools.vision.openai import OpenAIEyes
-from tools.vision.qwen import QwenEyes
+from tools.vision.openai import OPENAI, EyesProfile, OpenAIEyes
+from tools.vision.qwen import QWEN
 
 EyesKind = Literal["qwen", "openai", "ocr"]
+
+Switch = Mapping[bool, Mapping[str, object]]
+"""Body fields that switch thinking on and off."""
+
+
+def profile_of(kind: Literal["qwen", "openai"], switch: Switch | None = None) -> EyesProfile:
+    """What eyes of this kind want, on a server with this thinking `switch` (else the family's)."""
+    profile = QWEN if kind == "qwen" else OPENAI
+    return profile if switch is None else replace(profile, switch=switch)
 
 
 def open_eyes(
@@ -31,9 +42,10 @@ def open_eyes(
     limits: ImageLimits = DEFAULT_LIMITS,
     askers: int = 1,
     pixels: Pixels | None = None,
+    switch: Switch | None = None,
 ) -> VisionBackend:
-    """Make the eyes of `kind`; arguments as in a `[[vision]]` table, how many `askers` there can be, and
-    who decodes pictures (else each has workers of its own).
+    """Make the eyes of `kind`; arguments as in a `[[vision]]` table, how many `askers` there can be, who decodes
+    pictures (else each has workers of its own), and the server's own thinking `switch` (else the family's).
 
     Opens no connection and loads no model.
 
@@ -47,8 +59,7 @@ def open_eyes(
         case "qwen" | "openai":
             if client is None or not base_url:
                 raise ValueError(f"eyes {name!r} of kind {kind!r} need a client and a base_url ending in /v1")
-            eyes = QwenEyes if kind == "qwen" else OpenAIEyes
-            return eyes(
+            return OpenAIEyes(
                 client,
                 base_url,
                 name=name,
@@ -59,6 +70,7 @@ def open_eyes(
                 max_concurrency=max_concurrency,
                 timeout_seconds=timeout_seconds,
                 limits=limits,
+                profile=profile_of(kind, switch),
                 askers=askers,
                 pixels=pixels,
             )

@@ -21,7 +21,7 @@ import json
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import aiohttp
@@ -60,16 +60,24 @@ SECOND_BUDGET = 4096
 class EyesProfile:
     """What one family of vision models wants, as data."""
 
+    family: str
     max_pixels: int
     min_side: int
     side_multiple: int
     answering: Mapping[str, object]
-    """Body fields when it is to answer at once."""
+    """Sampling when it is to answer at once."""
     thinking: Mapping[str, object]
-    """Body fields when it may think first."""
+    """Sampling when it may think first."""
+    switch: Mapping[bool, Mapping[str, object]] = field(default_factory=dict)
+    """Body fields that switch thinking on and off.  They are the server's more than the model's."""
+
+    def fields(self, *, thinking: bool) -> dict[str, object]:
+        """Of a request's body."""
+        return {**(self.thinking if thinking else self.answering), **self.switch.get(thinking, {})}
 
 
 OPENAI = EyesProfile(
+    family="openai",
     # 4096 tokens of 32x32: what Qwen reads well, llama.cpp's cap, and above what hosted models look at.
     max_pixels=4096 * 32 * 32,
     # Several preprocessors fail below 28 or 32; none minds an enlarged icon.
@@ -148,7 +156,7 @@ class OpenAIEyes:
 
     def __repr__(self) -> str:
         model = self._model or self._listed or "first listed"
-        return f"<{type(self).__name__} {self.name!r}, model {model!r}>"
+        return f"<{type(self).__name__} {self.name!r}, {self._profile.family}, model {model!r}>"
 
     async def look(self, query: VisionQuery) -> VisionAnswer:
         """Answer `query`.  Raises `VisionError` only; a cancelled look closes its connection and frees its place."""
@@ -180,8 +188,8 @@ class OpenAIEyes:
         profile = self._profile
         seen = [profile.max_pixels, profile.min_side, profile.side_multiple]
         # Thoughts that used up the budget are followed by an answer without them, so both modes count where one thinks.
-        modes = [dict(profile.answering), dict(profile.thinking) if self._thinking else None]
-        told = [type(self).__name__, self.name, model, self._thinking, self._max_tokens, seen, modes]
+        modes = [profile.fields(thinking=False), profile.fields(thinking=True) if self._thinking else None]
+        told = [profile.family, self.name, model, self._thinking, self._max_tokens, seen, modes]
         return json.dumps(told, sort_keys=True)
 
     async def ready(self) -> str | None:
@@ -252,7 +260,7 @@ class OpenAIEyes:
         return _Picture(part, Shown(image.number, ready.width, ready.height, ready.note))
 
     async def _complete(self, model: str, parts: list[bytes], *, thinking: bool, budget: int) -> Reply:
-        wanted = self._profile.thinking if thinking else self._profile.answering
+        wanted = self._profile.fields(thinking=thinking)
         while True:
             fields = {key: value for key, value in wanted.items() if key not in self._refused_fields}
             limit = self._budget
@@ -282,7 +290,7 @@ class OpenAIEyes:
         if limit == "max_tokens" and _WANTS_OTHER_BUDGET.search(words):
             self._budget = "max_completion_tokens"
             return True
-        named = {field for field in fields if re.search(rf"\b{field}\b", words)}
+        named = {name for name in fields if re.search(rf"(?i)\b{name}\b", words)}
         if not named and _UNKNOWN_FIELD.search(words):
             named = set(fields)
         self._refused_fields |= named

@@ -12,54 +12,16 @@
 
 from __future__ import annotations
 
-import httpx
-
-from cache.image import DEFAULT_LIMITS, ImageLimits
-from cache.pixels.pool import Pixels
-from tools.vision.openai import EyesProfile, OpenAIEyes
+from tools.vision.openai import EyesProfile
 
 _COMMON = {"top_k": 20, "min_p": 0, "presence_penalty": 0}
 
 QWEN = EyesProfile(
+    family="qwen",
     max_pixels=4096 * 32 * 32,
     min_side=32,
     side_multiple=32,
-    answering={"temperature": 0.2, "top_p": 0.8, **_COMMON, "chat_template_kwargs": {"enable_thinking": False}},
-    thinking={"temperature": 0.6, "top_p": 0.95, **_COMMON, "chat_template_kwargs": {"enable_thinking": True}},
+    answering={"temperature": 0.2, "top_p": 0.8, **_COMMON},
+    thinking={"temperature": 0.6, "top_p": 0.95, **_COMMON},
+    switch={on: {"chat_template_kwargs": {"enable_thinking": on}} for on in (True, False)},
 )
-
-
-class QwenEyes(OpenAIEyes):
-    """`OpenAIEyes` with the habits above."""
-
-    def __init__(
-        self,
-        client: httpx.AsyncClient,
-        base_url: str,
-        *,
-        name: str,
-        model: str | None = None,
-        api_key: str = "",
-        thinking: bool = False,
-        max_tokens: int = 2048,
-        max_concurrency: int = 8,
-        timeout_seconds: float = 120.0,
-        limits: ImageLimits = DEFAULT_LIMITS,
-        askers: int = 1,
-        pixels: Pixels | None = None,
-    ) -> None:
-        super().__init__(
-            client,
-            base_url,
-            name=name,
-            model=model,
-            api_key=api_key,
-            thinking=thinking,
-            max_tokens=max_tokens,
-            max_concurrency=max_concurrency,
-            timeout_seconds=timeout_seconds,
-            limits=limits,
-            profile=QWEN,
-            askers=askers,
-            pixels=pixels,
-        )
