@@ -11,6 +11,7 @@ Under several workers a SIGTERM follows each SIGINT, from the process that watch
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -43,10 +44,22 @@ async def draining(readiness: Readiness, *, drain_seconds: float) -> AsyncIterat
     for number in (signal.SIGTERM, signal.SIGINT):
         # The same way as uvicorn, which puts the handlers from before back when it ends.
         signal.signal(number, lambda number, _: loop.call_soon_threadsafe(end.told, number))
+    parent = multiprocessing.parent_process()
+
+    def orphaned() -> None:
+        loop.remove_reader(gone)  # it stays readable
+        end.orphaned()
+
+    if parent is not None:
+        # A parent that is killed tells nobody to end, and its workers would keep the address.
+        gone = parent.sentinel
+        loop.add_reader(gone, orphaned)
     try:
         yield
     finally:
         end.close()
+        if parent is not None:
+            loop.remove_reader(gone)
 
 
 class _End:
@@ -70,6 +83,10 @@ class _End:
             self._readiness.draining = True
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(delay, self._stop_accepting, number, delay)
+
+    def orphaned(self) -> None:
+        if not self._heard:
+            self.told(signal.SIGINT)
 
     def close(self) -> None:
         if self._timer is not None:

@@ -50,7 +50,9 @@ async def serving(
         limits = httpx.Limits(max_keepalive_connections=0)
         async with (
             service_process(folder, tables, *arguments) as service,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}", limits=limits, trust_env=False) as client,
+            httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{service.port}", timeout=DEADLINE, limits=limits, trust_env=False
+            ) as client,
         ):
             brain.answers = lambda asked: says("Hello.")
             yield service, House(brain, eyes, service.port, client)
@@ -64,6 +66,14 @@ def refused(port: int) -> bool:
 async def refused_soon(port: int) -> bool:
     await becomes(lambda: refused(port))
     return True
+
+
+async def told(house: House) -> None:
+    """Until `/readyz` says that the service has heard a signal, or nobody is there any more to say so."""
+    with suppress(httpx.TransportError):
+        async with asyncio.timeout(DEADLINE):
+            while (await house.get("/readyz")).json["status"] != "draining":
+                pass
 
 
 async def test_readyz_says_so_before_the_door_is_closed_and_answers_go_on_meanwhile(tmp_path: Path) -> None:
@@ -123,9 +133,11 @@ async def test_who_says_it_twice_means_at_once(
             if watched:
                 await house.get("/readyz")
             below = children_of(service.process.pid)
-            for number in numbers:
-                service.process.send_signal(number)
-                await asyncio.sleep(1.0)  # for the signals not to become one, and under workers to reach them
+            first, second = numbers
+            service.process.send_signal(first)
+            # Else the two would become one, and under workers the first might not have reached them.
+            await (told(house) if watched else refused_soon(service.port))
+            service.process.send_signal(second)
             await service.ended()
             await becomes(lambda: not any(map(alive, below)))
             with suppress(EOFError, ConnectionError):
@@ -147,6 +159,21 @@ async def test_under_workers_ctrl_c_lets_answers_finish(tmp_path: Path) -> None:
             gate.set()
             assert read_stream((await line.rest()).body).text == "Hello."
         await service.ended()
+
+
+async def test_workers_whose_parent_was_killed_let_answers_finish_and_leave(tmp_path: Path) -> None:
+    """Or they would keep the address, and whoever starts the service again could not have it."""
+    async with serving(tmp_path, "--workers", "2") as (service, house):
+        gate = asyncio.Event()
+        house.brain.answers = lambda asked: says("Hel", Waits(gate), "lo.")
+        async with house.line(user("Hi."), stream=True) as line:
+            await line.until(b"Hel")
+            below = children_of(service.process.pid)
+            service.process.kill()
+            assert await refused_soon(service.port)
+            gate.set()
+            assert read_stream((await line.rest()).body).text == "Hello."
+        await becomes(lambda: not any(map(alive, below)))
 
 
 async def test_a_worker_that_is_ending_and_says_nothing_does_not_keep_the_others_from_being_told() -> None:
