@@ -207,6 +207,7 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Any]]:
         brains = [_brain(text, settings, eyes, client) for text in settings.text]
         last_prompts = LastPrompts(noted=prompts_to(bus))
         readiness = Readiness(brains, store)
+        response_ids = ResponseIds(store, tenants=askers)
         stack.push_async_callback(readiness.close)
         rooms = Rooms(
             settings=settings,
@@ -224,7 +225,7 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Any]]:
                 always_offer=settings.images.offer_tools == "always",
                 last_prompts=last_prompts,
             ),
-            response_ids=ResponseIds(store, tenants=askers),
+            response_ids=response_ids,
             watch=watch,
             counting=Counting(
                 store=store,
@@ -249,6 +250,7 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Any]]:
                 holders=holders,
                 looks=looks,
                 hidden_turns=hidden_turns,
+                response_ids=response_ids,
             ),
             brains=brains,
             eyes=eyes,

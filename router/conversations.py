@@ -7,7 +7,8 @@ What there is of a conversation in the store, under its place `<tenant>/<convers
     number   older numbers                      held         marks beside the bytes it holds
     since    when pixels came into its prompt   url          what was found at addresses
 
-and beside it, shared within the tenant, the bytes themselves and what was seen in them.  The table goes first: from
+and beside it the ids of its answers where the server keeps them (response), and, shared within the tenant, the bytes
+themselves and what was seen in them.  The table goes first: from
 then on a request begins a new generation, which shares no key with the old one, whatever processes still remember.
 What a request that runs meanwhile keeps in the old place it takes back itself (`Tables.at`).
 
@@ -27,6 +28,7 @@ from cache.store import Store, StoreError
 from cache.table import ImageTable
 from cache.tables import Tables, place
 from router.hidden_turns import HiddenTurns
+from router.response_ids import ResponseIds
 
 _OF_A_CONVERSATION = ("number", "turn", "near", "shown", "since", "url")
 
@@ -44,6 +46,7 @@ class Conversations:
         holders: Holders,
         looks: Looks,
         hidden_turns: HiddenTurns,
+        response_ids: ResponseIds,
     ) -> None:
         self._store = store
         self._tables = tables
@@ -52,6 +55,7 @@ class Conversations:
         self._holders = holders
         self._looks = looks
         self._hidden_turns = hidden_turns
+        self._response_ids = response_ids
 
     async def all(self, tenant: str = "") -> AsyncIterator[tuple[str, str]]:
         """Tenant and key of every conversation, in no order; of all tenants without one."""
@@ -77,6 +81,7 @@ class Conversations:
                 if await dead.holds("/".join(key.split("/")[1:4])):
                     await self._store.delete(key)
                     there = True
+        await self._response_ids.forget(tenant, conversation)
         return there
 
     async def delete_image(self, tenant: str, conversation: str, number: int) -> bool:

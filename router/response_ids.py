@@ -23,6 +23,7 @@ from typing import Any
 
 from cache.documents import Documents
 from cache.store import Store, StoreError
+from router.conversation import key_of
 from router.errors import BadRequest
 from router.protocol.ledger import Place
 from router.relay import Out
@@ -66,6 +67,13 @@ class ResponseIds:
     async def note(self, tenant: str, model: str, id_: str, noted: Noted) -> None:
         with suppress(StoreError):  # the id then stands for itself
             await self._store.put(_key(tenant, model, id_), self._notes.write(noted))
+
+    async def forget(self, tenant: str, conversation: str) -> None:
+        """What was noted of answers in this conversation.  Raises `StoreError`."""
+        keys = [key async for key in self._store.keys(f"response/{tenant}/")]
+        for key, noted in zip(keys, await self._notes.get_many(keys), strict=True):
+            if noted is not None and key_of(noted.conversation) == conversation:
+                await self._store.delete(key)
 
 
 class Link:
@@ -135,13 +143,26 @@ def _check_names(request: Mapping[str, Any]) -> None:
     """Raises `BadRequest`."""
     items = request.get("input")
     for index, item in enumerate(items if isinstance(items, list) else ()):
-        if item.get("type") == "item_reference":
+        if _is_name(item):
             place = f"input[{index}]"
             raise BadRequest(f"{place}: items that the server keeps cannot be named here; send them whole", param=place)
     if request.get("conversation"):
         raise BadRequest(
             "conversations that the server keeps cannot be named here; use previous_response_id", param="conversation"
         )
+
+
+def _is_name(item: Mapping[str, Any]) -> bool:
+    """Whether the server would look for the rest of it by its id, as OpenAI's does for these two when they come without
+    (https://github.com/vercel/ai/issues/7543)."""
+    match item.get("type"):
+        case "item_reference":
+            return True
+        case "reasoning":
+            return bool(item.get("id")) and not (item.get("encrypted_content") or item.get("content"))
+        case "image_generation_call":
+            return not item.get("result")
+    return False
 
 
 def _key(tenant: str, model: str, id_: object) -> str:

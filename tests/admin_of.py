@@ -16,6 +16,7 @@ from router.admin.thumbnails import Thumbnails
 from router.config import Settings
 from router.conversations import Conversations
 from router.hidden_turns import HiddenTurns
+from router.response_ids import ResponseIds
 
 
 def admin_of(store: Store) -> Admin:
@@ -36,6 +37,7 @@ def admin_of(store: Store) -> Admin:
             holders=Holders(store),
             looks=looks,
             hidden_turns=HiddenTurns(store),
+            response_ids=ResponseIds(store),
         ),
         brains=[],
         eyes=[],

@@ -16,6 +16,7 @@ from router.admin.api import BASE, OPERATIONS
 from router.admin.models import Conversations, ImageDetails, Images, Stats
 from router.admin.models import Image as ImageModel
 from router.conversation import tenant_of
+from router.log_lines import JsonLines
 from tests.brain import hangs, looks, says
 from tests.eyes import sees
 from tests.failing import FailingStore, broken
@@ -216,6 +217,12 @@ async def test_a_query_that_means_nothing_is_refused(query: str) -> None:
             assert (got.status, got.error["param"]) == (400, query.partition("=")[0])
 
 
+async def test_a_query_of_endless_fields_is_refused() -> None:
+    async with live() as house:
+        got = await house.get(f"{BASE}/conversations?{'&'.join(['q=x'] * 51)}")
+        assert (got.status, got.error["type"]) == (400, "invalid_request_error")
+
+
 async def test_filters_find_what_they_say() -> None:
     async with live(images={"max_loaded": 2, "keep_loaded": 1}) as house:
         await shows(house, 1, session="cats", seen="A tabby cat.")
@@ -297,6 +304,8 @@ async def test_every_action_leaves_a_line_and_none_of_them_a_word_that_was_said(
         await house.send(None, path=image, method="DELETE")
         await house.send(None, path=f"{BASE}/conversations/{one['id']}", method="DELETE")
     lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "chiasm.audit"]
+    structured = [json.loads(JsonLines().format(one)) for one in caplog.records if one.name == "chiasm.audit"]
+    assert [one["action"] for one in structured] == [one["action"] for one in lines], "a log of objects has no names"
     assert [(line["action"], line["image"], line["outcome"]) for line in lines] == [
         ("forget", 1, "done"),
         ("load", 1, "done"),

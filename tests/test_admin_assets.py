@@ -91,3 +91,11 @@ def test_sizes(bytes_: int, said: str) -> None:
 def test_times(passed: float, said: str) -> None:
     assert wording.ago(1000.0, 1000.0 + passed) == said
     assert wording.ago(0.0) == "never"
+
+
+@pytest.mark.parametrize(
+    ("amount", "said"),
+    [(0.0, "0"), (0.0000070, "0.000007"), (0.00123, "0.0012"), (0.5, "0.50"), (12.345, "12.35"), (1234.5, "1,234.50")],
+)
+def test_money(amount: float, said: str) -> None:
+    assert wording.money(amount) == said

@@ -10,15 +10,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 from playwright.async_api import Route, expect
 
 from tests.admin_scene import part, scene
-from tests.brain import Script, looks, says
+from tests.brain import Script, looks, nobody, says
 from tests.browser import PHONE, Visit, browser
-from tests.eyes import sees
-from tests.live import House, live, picture, shown, user
+from tests.eyes import Eyes, sees
+from tests.live import House, Options, live, picture, running, shown, user
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
@@ -76,6 +77,14 @@ async def cat_and_dog(room: Room) -> None:
         says(looks(1, "What animal?")),
         says("A cat."),
     )
+
+
+STICKS_OUT = """[...document.querySelectorAll(".list tbody tr")].flatMap((row) => {
+    const edge = row.getBoundingClientRect().right + 1;
+    return [...row.querySelectorAll("*")].filter((one) => one.getBoundingClientRect().right > edge)
+        .map((one) => one.outerHTML.slice(0, 80));
+})"""
+"""What reaches over the edge of its row or card."""
 
 
 async def wide(room: Room) -> int:
@@ -208,6 +217,25 @@ async def test_the_page_keeps_itself_up_to_date_and_leaves_alone_what_somebody_d
         await expect(here.page.locator("#i-1 .badge.forgotten")).to_be_visible()
 
 
+async def test_the_head_of_a_page_follows_what_no_event_tells_of() -> None:
+    async with (
+        nobody() as nowhere,
+        Eyes() as eyes,
+        running(Options().settings(nowhere, eyes.url)) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
+        browser() as chromium,
+        chromium.visits(port) as visit,
+    ):
+        await visit.page.clock.install()
+        await visit.open("/admin")
+        await expect(visit.page.locator(".live-words")).to_have_text("live")
+        await expect(visit.page.get_by_text("breaker closed")).to_be_visible()
+        for _ in range(4):
+            await client.post("/v1/chat/completions", json={"messages": [user("Hi.")]})
+        await visit.page.clock.run_for(31_000)
+        await expect(visit.page.get_by_text("breaker open")).to_be_visible()
+
+
 async def test_what_happens_between_the_page_and_its_first_event_is_shown() -> None:
     async with room() as here:
         await cat_and_dog(here)
@@ -312,6 +340,19 @@ async def test_on_a_phone_no_page_is_wider_than_the_window_in_light_and_in_dark(
         for scheme, colour in (("light", "rgb(245, 244, 240)"), ("dark", "rgb(17, 20, 26)")):
             await here.page.emulate_media(color_scheme=scheme)
             assert await here.page.evaluate("getComputedStyle(document.body).backgroundColor") == colour
+
+
+async def test_between_a_phone_and_a_desk_no_page_is_wider_than_the_window() -> None:
+    async with room() as here:
+        await cat_and_dog(here)
+        there = await here.there()
+        for width in (360, 700, 701, 800, 1000, 1020, 1021):
+            await here.page.set_viewport_size({"width": width, "height": 900})
+            for path in ("/admin", there, f"{there}/images/1", f"{there}/prompt"):
+                await here.visit.open(path)
+                assert await wide(here) <= 0, (width, path)
+                out = await here.page.evaluate(STICKS_OUT)
+                assert out == [], (width, path, out)
 
 
 async def test_who_has_the_key_signs_in_and_out() -> None:

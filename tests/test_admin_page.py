@@ -76,6 +76,14 @@ async def test_every_view_shows_what_the_table_holds(visitor: Visitor) -> None:
     assert "(attached PNG, 160x96, not visible;" in page.words
 
 
+async def test_what_cannot_be_read_is_not_called_forgotten(visitor: Visitor) -> None:
+    id_ = await shows(visitor.house, part(picture(1), "cat.png"), shown("data:image/png;base64,AAAA"))
+    for path, said in (("/admin", "1 of 2"), (f"/admin/conversations/{id_}", "2 images, 1 loaded")):
+        words = (await visitor.page(path)).words
+        assert said in words, path
+        assert "1 forgotten" not in words, path
+
+
 async def test_the_pages_can_be_walked_by_their_links_alone(visitor: Visitor) -> None:
     await shows(visitor.house, part(picture(1), "cat.png"), shown(picture(2)))
     found, ahead = set(), ["/admin"]
@@ -228,7 +236,9 @@ async def test_the_eyes_can_be_asked_again(visitor: Visitor) -> None:
     visitor.house.eyes.answers = lambda asked: refuses(500, "Broken.")
     form = (await visitor.page(there)).form("/analyze")
     got = await visitor.send(form.action, form.body(task="And now?"), 502)
-    assert "could not be done" in checked(got).words
+    refused = checked(got)
+    assert "could not be done" in refused.words
+    assert f"{there}/images/1" in refused.links
     await visitor.send(form.action, form.body(task="  "), 400)
 
 
@@ -357,8 +367,13 @@ def test_a_cell_that_a_spreadsheet_would_run_is_text(words: str) -> None:
     assert cell(words) == f"'{words}"
 
 
+@pytest.mark.parametrize("between", [";", "; ", ",", "\t", "|", "\n", "\r\n", '";"', "\n  "])
+def test_nor_does_a_part_of_a_cell_run_where_the_spreadsheet_goes_by_another_separator(between: str) -> None:
+    assert cell(f"a dog{between}=HYPERLINK(1)") == f"a dog{between}'=HYPERLINK(1)"
+
+
 def test_other_cells_stay_as_they_are() -> None:
-    assert [cell(one) for one in ("a=1", "", 3, -1.5, None, True)] == ["a=1", "", 3, -1.5, None, "yes"]
+    assert [cell(one) for one in ("a=1, b-2", "", 3, -1.5, None, True)] == ["a=1, b-2", "", 3, -1.5, None, "yes"]
 
 
 async def test_scripts_get_json_where_people_get_pages(visitor: Visitor) -> None:

@@ -36,12 +36,18 @@ async def house() -> AsyncIterator[House]:
 
 
 def printed(
-    house: House, named: str | None = None, wish: Wish | None = None, *, key: str = "k", as_json: bool = False
+    house: House,
+    named: str | None = None,
+    wish: Wish | None = None,
+    *,
+    key: str = "k",
+    as_json: bool = False,
+    width: int = 200,
 ) -> str:
     """As a terminal gets it.  Blocks."""
     out = io.StringIO()
     with Service(f"http://127.0.0.1:{house.port}/v1", key) as service:
-        show(service, named, wish, as_json=as_json, console=Console(file=out, width=200))
+        show(service, named, wish, as_json=as_json, console=Console(file=out, width=width))
     return out.getvalue()
 
 
@@ -50,6 +56,23 @@ async def test_the_conversations_are_listed(house: House) -> None:
     (one,) = (await house.get(f"{BASE}/conversations", x_api_key="k")).json["data"]
     assert one["id"] in words
     assert "python-httpx" in words
+
+
+async def test_an_id_can_be_copied_from_a_narrow_terminal(house: House) -> None:
+    words = await asyncio.to_thread(printed, house, width=80)
+    (one,) = (await house.get(f"{BASE}/conversations", x_api_key="k")).json["data"]
+    assert one["id"] in words
+    assert "2 of 2" in words
+    assert max(map(len, words.splitlines())) <= 80
+
+
+async def test_what_cannot_be_read_is_called_so(house: House) -> None:
+    house.brain.will(says("Hm."))
+    await house.chat(user(shown("data:image/png;base64,AAAA")), headers={"x-chiasm-conversation": "bad"})
+    (row,) = (line for line in (await asyncio.to_thread(printed, house, "bad")).splitlines() if "#1" in line)
+    assert "unreadable" in row
+    assert "forgotten" not in row
+    assert "1 of 1" not in await asyncio.to_thread(printed, house)
 
 
 async def test_the_images_of_a_conversation_are_listed_by_its_name_its_id_or_its_beginning(house: House) -> None:

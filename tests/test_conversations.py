@@ -18,11 +18,12 @@ from cache.looks import Looks
 from cache.memory import MemoryStore
 from cache.rows import Rows
 from cache.store import Store, StoreError
-from cache.tables import Tables
+from cache.tables import Tables, place
 from router.conversation import identify, tenant_of
 from router.conversations import Conversations
 from router.hidden_turns import HiddenTurns
-from tests.brain import Calls, looks
+from router.response_ids import ResponseIds
+from tests.brain import Calls, Thinks, looks
 from tests.conversing import TOOLS, Habits, Told, Turn, recalls, tiny, turn
 from tests.live import no_errors_in_the_log, text, tool_result, user
 from tests.mortal_store import Mortal
@@ -45,6 +46,7 @@ def conversations(store: Store) -> Conversations:
         holders=Holders(store),
         looks=Looks(store),
         hidden_turns=HiddenTurns(store),
+        response_ids=ResponseIds(store),
     )
 
 
@@ -76,7 +78,8 @@ async def full_of(client: Client, seed: int, word: str) -> None:
     """A conversation that leaves something of every kind behind: two pictures, `seed` and the one after it, of which
     the first is #1; looks, a recall, a mixed turn, a forgetting and a table."""
     named = f"the file {word}.png"
-    await client.ask(user(f"Look at {named}.", *pictured(seed, seed + 1)), turn(looks(1, f"{word}?")), turn("Two."))
+    thinking = turn(Thinks(f"It is picture {seed}."), "Two.")
+    await client.ask(user(f"Look at {named}.", *pictured(seed, seed + 1)), turn(looks(1, f"{word}?")), thinking)
     await client.ask(user("Compare."), turn(looks("1, 2", f"{word} both?")), turn(f"Both {word}."))
     mixed = turn(looks(1, f"{word} and now?"), Calls("screenshot", "{}"))
     await client.ask(user("Both."), mixed)
@@ -131,6 +134,17 @@ async def test_a_deleted_conversation_leaves_nothing_readable(store: Store, tmp_
     assert await all_of(store) == {}
     await store.close()
     assert remains(files_in(tmp_path), SECRET.encode(), *traces(1, 2)) == []
+
+
+@pytest.mark.parametrize("kind", ["number", "turn", "near", "shown", "since", "url"])
+async def test_every_kind_of_record_of_a_conversation_goes_with_it(store: Store, kind: str) -> None:
+    tables = Tables(store)
+    for key in ("deleted", "other"):
+        table, _, _ = await tables.number("local", key, [(SECRET, None)], lambda *_: None)
+        await store.put(f"{kind}/{place('local', key, table)}/{SECRET}", SECRET.encode())
+    assert await conversations(store).delete("local", "deleted")
+    left = [key async for key in store.keys(f"{kind}/")]
+    assert [key.split("/")[2] for key in left] == ["other"]
 
 
 async def test_a_conversation_that_is_not_there_cannot_be_deleted(store: Store) -> None:
@@ -285,6 +299,9 @@ class Meanwhile:
     async def add(self, key: str, value: bytes, *, ttl: float | None = None) -> bool:
         await self._turn()
         return await self._store.add(key, value, ttl=ttl)
+
+    async def add_many(self, values: Sequence[tuple[str, bytes]], *, ttl: float | None = None) -> list[bool]:
+        return [await self.add(key, value, ttl=ttl) for key, value in values]
 
     async def swap(self, key: str, old: bytes, new: bytes, *, ttl: float | None = None) -> bool:
         await self._turn()

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from router.config import Settings
 from router.doctor.brain import CHECKS as BRAIN_CHECKS
-from router.doctor.budget import DEFAULT_TOKENS, Budget
+from router.doctor.budget import DEFAULT_REPEAT, DEFAULT_TOKENS, Budget, granted
 from router.doctor.check import Checked
 from router.doctor.embedded import CHECKS as EMBEDDED_CHECKS
 from router.doctor.eyes import CHECKS as EYES_CHECKS
@@ -95,6 +95,18 @@ async def test_a_server_that_counts_nothing_is_charged_the_worst_case(cards: Car
         asked = sum(asked.json["max_tokens"] for asked in brain.asked)
     assert uncounted.limit >= uncounted.spent > asked
     assert counted.spent < uncounted.spent
+
+
+async def test_each_further_repetition_brings_the_tokens_that_it_may_take(cards: Cards) -> None:
+    spent: list[int] = []
+    for repeat in (DEFAULT_REPEAT, DEFAULT_REPEAT + 2):
+        budget = Budget(10 * DEFAULT_TOKENS)
+        async with WellBrain() as brain:
+            brain.ill(calls, says(Calls("analyzeImage", '{"image": "1", "task": "What?"}'), usage=None))
+            await checkup(brain, budget=budget, repeat=repeat)
+        spent.append(budget.spent)
+    assert granted(DEFAULT_REPEAT) == DEFAULT_TOKENS
+    assert granted(DEFAULT_REPEAT + 2) - granted(DEFAULT_REPEAT) >= spent[1] - spent[0] > 0
 
 
 async def test_every_request_says_how_much_may_be_answered(cards: Cards) -> None:

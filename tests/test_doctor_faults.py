@@ -108,6 +108,12 @@ async def test_a_server_that_is_not_as_it_should_be(models: Script, check: str, 
     assert_named(found[check], "fail", seen, change)
 
 
+async def test_a_chiasm_in_the_place_of_a_models_server_is_told() -> None:
+    async with WellBrain({**VLLM, "owned_by": "chiasm"}) as brain:
+        found = await checkup(brain)
+    assert_named(found["reachable"], "warn", "a Chiasm", "base_url in [[text]] #1")
+
+
 async def test_a_base_url_without_its_end_is_given_one() -> None:
     async with WellBrain() as brain:
         found = await checkup(brain, url=brain.url.removesuffix("/v1"))

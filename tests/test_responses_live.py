@@ -6,15 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import openai
 import orjson
 import pytest
 
+from cache.disk import DiskStore
+from router.admin.ids import conversation_id
+from router.conversation import key_of
 from tests.brain import Asked, Script, bytes_of, closes, refuses
 from tests.eyes import sees
-from tests.live import DEADLINE, House, becomes, data_url, live, picture
+from tests.live import DEADLINE, House, Line, becomes, data_url, live, picture, post
 from tests.responses_brain import LOOK, Keeping, Turn, answers
 from tests.responses_reading import Read, read_events
 
@@ -267,6 +271,24 @@ async def test_client_goes_on_from_the_one_id_that_it_knows(stream: bool) -> Non
         assert len(house.eyes.asked) == 2
 
 
+async def test_a_deleted_conversation_leaves_no_id_of_its_answers(tmp_path: Path) -> None:
+    async with live(store={"kind": "disk", "path": str(tmp_path)}) as house:
+        keeping = Keeping()
+        for number, name in ((1, "first"), (2, "second")):
+            house.brain.will(keeping.answers(Turn(number).says("A cat.")))
+            body = {"model": "brain", "input": [user("What?", shown(number))]}
+            headers = {"x-chiasm-conversation": name}
+            assert (await house.send(body, path=PATH, headers=headers)).status == 200
+        store = DiskStore(tmp_path, max_bytes=2**30)
+        assert len([key async for key in store.keys("response/")]) == 2
+        deleted = conversation_id("local", key_of("first"))
+        assert (await house.client.delete(f"/admin/api/conversations/{deleted}")).status_code == 200
+        left = [await store.get(key) async for key in store.keys("response/")]
+        await store.close()
+        assert len(left) == 1
+        assert b"second" in (left[0] or b"")
+
+
 async def test_images_that_come_later_are_counted_on() -> None:
     async with live() as house:
         keeping = Keeping()
@@ -351,6 +373,8 @@ async def test_no_client_names_its_answer_as_another_clients_is_named() -> None:
     ("fields", "param"),
     [
         ({"input": [user("Hi"), {"type": "item_reference", "id": "msg_of_another"}]}, "input[1]"),
+        ({"input": [user("Hi"), {"type": "reasoning", "id": "rs_of_another", "summary": []}]}, "input[1]"),
+        ({"input": [{"type": "image_generation_call", "id": "ig_of_another"}, user("Hi")]}, "input[0]"),
         ({"input": "Hi", "conversation": "conv_of_another"}, "conversation"),
         ({"input": "Hi", "conversation": {"id": "conv_of_another"}}, "conversation"),
     ],
@@ -366,6 +390,22 @@ async def test_what_the_server_keeps_for_all_clients_is_named_by_none_of_several
     async with live() as house:
         house.brain.will(answers(Turn().says("So.")))
         assert (await house.send(fields, path=PATH)).status == 200
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "abc"},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]},
+        {"type": "reasoning", "summary": []},
+    ],
+)
+async def test_an_item_that_is_sent_whole_is_taken_from_each_of_several(item: dict[str, Any]) -> None:
+    keys = ["a" * 24, "b" * 24]
+    async with live(server={"api_keys": keys}) as house:
+        house.brain.will(answers(Turn().says("So.")))
+        body = {"input": [user("Hi"), item, user("And?")]}
+        assert (await house.send(body, path=PATH, headers={"authorization": f"Bearer {keys[0]}"})).status == 200
 
 
 async def test_what_the_client_does_not_want_kept_is_not_noted() -> None:
@@ -415,12 +455,12 @@ async def test_heartbeat_stands_between_events_while_the_eyes_look() -> None:
         house.brain.will(answers(Turn().says("Let me look.").calls("analyzeImage")), answers(Turn(2).says("A cat.")))
         seen = asyncio.Event()
         house.eyes.will(sees("A cat.", after=seen))
-        sending = asyncio.create_task(house.send({"input": [user("What?", shown())], "stream": True}, path=PATH))
-        await house.eyes.came()
-        await asyncio.sleep(0.2)
-        seen.set()
-        got = await sending
-        assert got.body.count(b": keep-alive\n\n") >= 2
+        body = orjson.dumps({"input": [user("What?", shown())], "stream": True})
+        async with Line(house.port, post(body, path=PATH)) as line:
+            while line.raw.count(b": keep-alive\n\n") < 2:
+                assert await line.more(), line.raw
+            seen.set()
+            got = await line.rest()
         assert read_events(got.body).text == "Let me look.\n\nA cat."
 
 

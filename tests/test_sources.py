@@ -40,6 +40,7 @@ from cache.tables import Tables
 from router.conversations import Conversations
 from router.hidden_turns import HiddenTurns
 from router.ingest import Ingest, Ingested
+from router.response_ids import ResponseIds
 from tests.brain import looks, says
 from tests.failing import FailingStore, broken
 from tests.live import DEADLINE, assistant, becomes, live, picture, shown, text, user
@@ -998,6 +999,7 @@ async def test_a_deleted_image_is_neither_fetched_nor_kept_again() -> None:
             holders=Holders(room.store),
             looks=Looks(room.store),
             hidden_turns=hidden_turns,
+            response_ids=ResponseIds(room.store),
         )
         assert await conversations.delete_image("t", taken.conversation.key, 1)
         room.now += 601

@@ -11,7 +11,16 @@ from datetime import UTC, datetime
 
 import orjson
 
+from router.log_lines import Fields
+
 log = logging.getLogger("chiasm.audit")
+
+
+class _Line(Fields):
+    """In a log of objects its names are names there too."""
+
+    def __str__(self) -> str:
+        return orjson.dumps(self).decode()
 
 
 def note(
@@ -24,13 +33,13 @@ def note(
     number: int | None = None,
 ) -> None:
     """`outcome`: `done`, or the code of the error."""
-    line = {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "who": who,
-        "action": action,
-        "conversation": conversation,
-        "image": number,
-        "outcome": outcome,
-        "request_id": request_id,
-    }
-    log.info("%s", orjson.dumps(line).decode())
+    line = _Line(
+        time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        who=who,
+        action=action,
+        conversation=conversation,
+        image=number,
+        outcome=outcome,
+        request_id=request_id,
+    )
+    log.info("%s", line)

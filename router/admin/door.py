@@ -101,7 +101,11 @@ class Call:
 
     @property
     def query(self) -> dict[str, str]:
-        return dict(parse_qsl(self.scope.get("query_string", b"").decode("latin-1"), max_num_fields=50))
+        """Raises `BadRequest`."""
+        try:
+            return dict(parse_qsl(self.scope.get("query_string", b"").decode("latin-1"), max_num_fields=50))
+        except ValueError:
+            raise BadRequest("the query could not be read") from None
 
     def audit(self, action: str, outcome: str, *, conversation: str | None = None, number: int | None = None) -> None:
         audit.note(self.who.name, action, outcome, request_id=self.request_id, conversation=conversation, number=number)

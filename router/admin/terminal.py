@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import httpx
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from router.admin.models import MOST_LISTED, Action
@@ -125,10 +125,10 @@ def _put(entries: Sequence[Mapping[str, Any]], table: Any, as_json: bool, consol
 def _conversations(entries: Sequence[Mapping[str, Any]]) -> Table | str:
     if not entries:
         return "There are no conversations with images yet."
-    table = Table("conversation", "client", "images", "loaded", "forgotten", "looks", "last used")
+    table = Table(Column("conversation", no_wrap=True), "client", "loaded", "looks", Column("last used", no_wrap=True))
     for one in entries:
-        counts = [str(one[name]) for name in ("images", "loaded", "forgotten", "looks")]
-        table.add_row(Text(one["id"], overflow="fold"), _cell(one["client"]), *counts, _when(one["last_used"]))
+        loaded = f"{one['loaded']} of {one['images']}"
+        table.add_row(Text(one["id"]), _cell(one["client"]), loaded, str(one["looks"]), _when(one["last_used"]))
     return table
 
 
@@ -137,9 +137,9 @@ def _images(entries: Sequence[Mapping[str, Any]]) -> Table | str:
         return "There are no images in this conversation."
     table = Table("image", "file", "size", "short description", "status", "looks", "last answer")
     for one in entries:
-        status = f"{one['status']}, pinned" if one["pinned"] else one["status"]
+        status = "unreadable" if one["reason"] else f"{one['status']}, pinned" if one["pinned"] else one["status"]
         size = f"{one['width']}x{one['height']}" if one["width"] else ""
-        description = one["description"] or (f"unreadable: {one['reason']}" if one["reason"] else "not looked at yet")
+        description = one["description"] or one["reason"] or "not looked at yet"
         table.add_row(
             f"#{one['number']}",
             _cell(one["file"]),

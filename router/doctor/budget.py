@@ -12,6 +12,17 @@ DEFAULT_TOKENS = 60_000
 """A brain and its eyes take 10,000 to 25,000, most of them for thoughts; the rest is room for a second brain."""
 
 
+DEFAULT_REPEAT = 3
+
+_REPETITION_TOKENS = 2_400
+"""What asking for a tool call once more may take at most, without thoughts and with them."""
+
+
+def granted(repeat: int) -> int:
+    """For a run that asks for a tool call so often, unless somebody says otherwise."""
+    return DEFAULT_TOKENS + max(0, repeat - DEFAULT_REPEAT) * _REPETITION_TOKENS
+
+
 class OutOfBudget(Exception):
     """The next request could cost more than is left."""
 

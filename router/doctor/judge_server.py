@@ -61,6 +61,12 @@ def reachable(facts: Facts, listing: Page) -> Verdict:
             f"{facts.base_url}/models is no list of models ({kind})",
             f"something else listens there: correct base_url in {facts.place} (it ends in /v1 for most servers)",
         )
+    rows = listing.json.get("data")
+    if isinstance(rows, list) and any(isinstance(row, dict) and row.get("owned_by") == "chiasm" for row in rows):
+        return warn(
+            f"a Chiasm at {facts.base_url}, and no model's own server",
+            f"base_url in {facts.place} is where the model is served, not where clients ask",
+        )
     return ok(f"{facts.called} at {facts.base_url}")
 
 

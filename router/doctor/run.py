@@ -18,7 +18,7 @@ from router.config import Settings, TextSettings, UpstreamSettings, VisionSettin
 from router.doctor import brain as brains
 from router.doctor import embedded, eyes, path
 from router.doctor.brain import Brain
-from router.doctor.budget import DEFAULT_TOKENS, Budget
+from router.doctor.budget import DEFAULT_REPEAT, Budget, granted
 from router.doctor.check import Check, Checked, Subject, examined
 from router.doctor.embedded import Embedded
 from router.doctor.eyes import Eyes
@@ -33,11 +33,16 @@ from tools.vision.open import open_eyes, profile_of
 GOOD, FAILED = 0, 1
 
 
-def doctor(settings: Settings, *, as_json: bool = False, repeat: int = 3, max_tokens: int = DEFAULT_TOKENS) -> int:
-    """Examine everything that the configuration names; the exit code: 0 only if nothing failed."""
+def doctor(
+    settings: Settings, *, as_json: bool = False, repeat: int = DEFAULT_REPEAT, max_tokens: int | None = None
+) -> int:
+    """Examine everything that the configuration names; the exit code: 0 only if nothing failed.
+
+    `max_tokens`: what all requests may take; `None`: `granted`.
+    """
     logging.getLogger("chiasm").addHandler(logging.NullHandler())  # what the temporary Chiasm warns of, we say better
     report = Json() if as_json else Lines(Console(highlight=False, markup=False, emoji=False))
-    budget = Budget(max_tokens)
+    budget = Budget(granted(repeat) if max_tokens is None else max_tokens)
     made = asyncio.run(examine(settings, report, budget=budget, repeat=repeat, chance=random.SystemRandom()))
     return GOOD if passed(made) else FAILED
 

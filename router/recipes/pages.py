@@ -137,7 +137,7 @@ def _section(recipe: Recipe) -> str:
 
 
 def _others(recipes: Sequence[Recipe]) -> Iterator[str]:
-    yield "| brain | eyes | GPUs: brain | GPUs: eyes |"
+    yield "| brain | eyes | GPUs of the brain (share of memory) | of the eyes |"
     yield "|---|---|---|---|"
     for recipe in recipes:
         assert recipe.brain is not None

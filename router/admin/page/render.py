@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ def _templates() -> Environment:
     found.globals["asset"] = assets.url
     found.globals["query"] = query_string
     found.filters |= {
-        name: getattr(wording, name) for name in ("words", "line", "size", "count", "iso", "utc", "ago", "took")
+        name: getattr(wording, name)
+        for name in ("words", "line", "size", "count", "iso", "utc", "ago", "took", "money")
     }
     return found
 
@@ -109,4 +111,21 @@ def error_page(error: ChiasmError, scope: Any) -> bytes:
         tried = path == "/admin/sign-in" and scope["method"] == "POST"
         there = here_of(scope) if scope["method"] == "GET" and path != "/admin/sign-in" else "/admin"
         return html("sign_in.html", next=there, wrong=tried)
-    return html("error.html", status=error.status, message=error.message, code=error.code or error.type)
+    return html(
+        "error.html",
+        status=error.status,
+        message=error.message,
+        code=error.code or error.type,
+        back=_back(error, scope),
+    )
+
+
+_PLACE = re.compile(r"(/admin/conversations/[A-Za-z0-9_-]+)(?:/images/([0-9]+))?")
+
+
+def _back(error: ChiasmError, scope: Any) -> Link | None:
+    """To the image or the conversation that was asked for, if it may be there."""
+    place = _PLACE.match(str(scope["path"]))
+    if place is None or error.status == 404 or place[0] == scope["path"]:
+        return None
+    return Link(f"Back to image #{place[2]}" if place[2] else "Back to the images", place[0])

@@ -34,6 +34,7 @@ def routes(auth: Auth) -> list[Route]:
         Route("/admin/sign-out", door(POST=sign_in.sign_out)),
         Route("/admin/assets/{digest}/{name}", open_door(GET=asset)),
         Route("/admin", door(GET=views.conversations)),
+        Route("/admin/state", door(GET=views.state)),
         Route("/admin/conversations.csv", door(GET=views.conversations_csv)),
         Route(_ONE, door(GET=views.conversation)),
         Route(_ONE + "/images.csv", door(GET=views.images_csv)),

@@ -2,12 +2,15 @@
 
 A cell that begins with `=` or one of its kin is a formula to a spreadsheet, and may send the sheet to somebody.  So
 every cell with strangers' words that begins so gets an apostrophe, which says that it is text (OWASP, CSV injection).
+Where a comma is the decimal sign, a spreadsheet goes by semicolons and takes quotes in the middle of its cells for
+letters: there a cell may begin behind whatever separates, and so may a row.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +19,7 @@ from router.admin.models import MOST_LISTED, Conversation, ConversationQuery, Im
 from router.response import start, unless_gone
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_FORMULA_INSIDE = re.compile(r"(?s)(?<=.)([;,|\t\r\n]\"? *)(?=[=+\-@＝＋－＠])")
 
 Rows = AsyncIterator[Sequence[Mapping[str, Any]]]
 
@@ -27,7 +31,8 @@ def cell(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = value.replace("\0", "").encode("utf-8", "replace").decode()
-    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
+    inside = _FORMULA_INSIDE.sub(r"\1'", text)
+    return f"'{inside}" if text.lstrip(" ").startswith(_FORMULA) else inside
 
 
 def lines(rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, head: bool) -> bytes:

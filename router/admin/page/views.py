@@ -54,6 +54,11 @@ async def conversations(call: Call) -> Reply:
     )
 
 
+async def state(call: Call) -> Reply:
+    """`GET /admin/state`: the head of every page alone, which reads no conversation."""
+    return await page(call, "state.html")
+
+
 async def conversation(call: Call) -> Reply:
     """`GET /admin/conversations/{id}`"""
     id_ = call.path["id"]

@@ -6,6 +6,7 @@ Escaping is the templates' affair.  Here goes what does harm as text: characters
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from datetime import UTC, datetime
@@ -40,6 +41,15 @@ def size(count: int) -> str:
 
 def count(number: int) -> str:
     return f"{number:,}"
+
+
+def money(amount: float) -> str:
+    """Two digits behind the point, or two that are not 0: a look costs far less than a hundredth."""
+    if not amount:
+        return "0"
+    if amount >= 0.1:
+        return f"{amount:,.2f}"
+    return f"{amount:.{1 - math.floor(math.log10(amount))}f}".rstrip("0")
 
 
 def iso(seconds: float) -> str:

@@ -13,8 +13,8 @@ function liveParts(page) {
   return [...page.querySelectorAll("[data-live]"), ...rows].filter((part) => part.id);
 }
 
-async function renew() {
-  const answer = await fetch(location.href, { headers: { accept: "text/html" }, cache: "no-store" });
+async function renew(address = location.href) {
+  const answer = await fetch(address, { headers: { accept: "text/html" }, cache: "no-store" });
   if (answer.status === 401 || answer.status === 404) return location.reload();
   if (!answer.ok) return;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -100,6 +100,8 @@ if (live && "EventSource" in window) {
   addEventListener("pageshow", (event) => { if (event.persisted) open(); });
   live.hidden = false;
   open();
+  // No event tells of brains, the queue and the store.  To ask for the whole page would count as use of what it shows.
+  setInterval(() => { if (source) renew("/admin/state").catch(() => {}); }, 30_000);
 }
 
 // An address that is loaded anew or sent to somebody should not say again what was done.
