@@ -174,24 +174,27 @@ async def peak(there: Field) -> list[tuple[Metric, Target, float]]:
 
 
 async def hop(there: Field) -> list[tuple[Metric, Target, float]]:
-    found = await _look(there, TO_EYES, TO_BRAIN)
-    body = bodies.words(f"stream:{RATE * 30}:{RATE}")
-    async with streams(there.router, [body] * BUSY_STREAMS):
-        await asyncio.sleep(SETTLE_SECONDS)
-        found += await _look(there, TO_EYES_BUSY, TO_BRAIN_BUSY)
+    """In a process of its own each time: one that was sent many images describes them while nobody looks."""
+    with chiasm(there.alone.port, there.folder, name="chiasm-fresh") as fresh:
+        found = await _look(there, fresh, TO_EYES, TO_BRAIN)
+        body = bodies.words(f"stream:{RATE * 30}:{RATE}")
+        async with streams(fresh, [body] * BUSY_STREAMS):
+            await asyncio.sleep(SETTLE_SECONDS)
+            found += await _look(there, fresh, TO_EYES_BUSY, TO_BRAIN_BUSY)
     return found
 
 
-async def _look(there: Field, to_eyes: Metric, to_brain: Metric) -> list[tuple[Metric, Target, float]]:
+async def _look(there: Field, fresh: Target, to_eyes: Metric, to_brain: Metric) -> list[tuple[Metric, Target, float]]:
     pictures = bodies.Screenshots(1, 10_000)
 
-    def ask() -> None:
-        with Client(there.router) as client:
-            for _ in range(LOOKS):
+    def ask(times: int) -> None:
+        with Client(fresh) as client:
+            for _ in range(times):
                 client.first_token(pictures.body("look"))
 
+    await asyncio.to_thread(ask, 1)
     get_json(there.alone, "/hops")
-    await asyncio.to_thread(ask)
+    await asyncio.to_thread(ask, LOOKS)
     told = get_json(there.alone, "/hops")
     if not len(told["to_eyes"]) == len(told["to_brain"]) == LOOKS:
         raise RuntimeError(f"{LOOKS} looks were asked for, the eyes saw {len(told['to_eyes'])}")

@@ -44,12 +44,13 @@ class Blobs:
         self._at_hand = AtHand(clock)
         self._missed: Remembered[bool] = Remembered(_MISSED)
 
-    async def put(self, tenant: str, data: bytes) -> str:
-        """Keep `data`; its digest (64 hex digits).  What is there already is not written again, but counts as used.
+    async def put(self, tenant: str, data: bytes, digest: str = "") -> str:
+        """Keep `data`; its digest (64 hex digits), for whoever knows it already `digest`.  What is there already is not
+        written again, but counts as used.
 
         Where that raises `StoreError`, `get` finds it for a while all the same.
         """
-        digest = await self._digest(data)
+        digest = digest or await self._digest(data)
         key = _key(tenant, digest)
         try:
             await self._store.add(key, data)

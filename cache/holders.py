@@ -20,7 +20,11 @@ class Holders:
 
     async def hold(self, where: str, digest: str, number: int) -> None:
         """Where it is held already, that counts as a use.  Raises `StoreError`."""
-        await self._store.add(_key(where, digest, number), b"1", ttl=self._ttl)
+        await self._store.add(*self.mark(where, digest, number), ttl=self._ttl)
+
+    def mark(self, where: str, digest: str, number: int) -> tuple[str, bytes]:
+        """The record by which it is held, for whoever keeps it together with others."""
+        return _key(where, digest, number), b"1"
 
     async def let_go(self, where: str, digest: str, number: int) -> bool:
         """Says whether nobody holds the image any more.  Raises `StoreError`."""

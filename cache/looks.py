@@ -143,9 +143,8 @@ class Looks:
     def _begin(self, key: str, tenant: str, look: Look, see: Callable[[], Awaitable[Seen[T]]]) -> _Flight:
         async def fly() -> Told[T]:
             places = _places(tenant, look)
-            for place in places:
-                if (text := await self._kept(place)) is not None:
-                    return Told(None, text, pays=False)
+            if (text := await self._kept(*places)) is not None:
+                return Told(None, text, pays=False)
             seen = await see()
             flight.answered = True
             if not seen.text:
@@ -171,13 +170,14 @@ class Looks:
             flight.task.cancel()
         await asyncio.wait({flight.task})
 
-    async def _kept(self, place: str) -> str | None:
+    async def _kept(self, *places: str) -> str | None:
+        """At the first of these places where there is one."""
         try:
-            value = await self._store.get(place)
+            values = await self._store.get_many(places)
         except StoreError as error:
             log.warning("a look could not be read: %s", error)
             return None
-        return None if value is None else _read(value)
+        return next((text for value in values if value is not None and (text := _read(value)) is not None), None)
 
     async def _keep(self, place: str, text: str) -> str:
         """Keep `text` unless there is an answer already; the one to go by."""

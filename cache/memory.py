@@ -71,6 +71,9 @@ class MemoryStore:
         self._keep(key, value, ttl)
         return True
 
+    async def add_many(self, values: Sequence[tuple[str, bytes]], *, ttl: float | None = None) -> list[bool]:
+        return [await self.add(key, value, ttl=ttl) for key, value in values]
+
     async def swap(self, key: str, old: bytes, new: bytes, *, ttl: float | None = None) -> bool:
         if self._use(key) != old:
             return False

@@ -35,6 +35,9 @@ class Overlay:
         self._own[key] = value
         return True
 
+    async def add_many(self, values: Sequence[tuple[str, bytes]], *, ttl: float | None = None) -> list[bool]:
+        return [await self.add(key, value) for key, value in values]
+
     async def swap(self, key: str, old: bytes, new: bytes, *, ttl: float | None = None) -> bool:
         before = await self.get(key)
         if self._own.get(key, before) != old:  # a rival may have been here while we read

@@ -54,6 +54,18 @@ class Rows:
             return False
         return damaged and old is not None and await self._store.swap(key, old, new, ttl=self._ttl)
 
+    async def add_many(
+        self, where: str, rows: Sequence[ImageRecord], *, before: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
+        """As `add` for each; `before`: records that are to be there before any of these rows.  Raises `StoreError`."""
+        new = [(_key(where, row.number), self._documents.write(row)) for row in rows]
+        added = (await self._store.add_many([*before, *new], ttl=self._ttl))[len(before) :]
+        there = [row for row, was_new in zip(rows, added, strict=True) if not was_new]
+        readable = await self.get_many(where, [row.number for row in there]) if there else {}
+        for row in there:
+            if row.number not in readable:
+                await self.add(where, row)
+
     async def change(self, where: str, number: int, change: Callable[[ImageRecord], A]) -> A | None:
         """Change the row if there is one, else answer `None`: a row that was deleted must not come back."""
         try:

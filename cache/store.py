@@ -45,6 +45,9 @@ class Store(Protocol):
         Where it has one, that counts as a use of it, and is cheap however large the value.
         """
 
+    async def add_many(self, values: Sequence[tuple[str, bytes]], *, ttl: float | None = None) -> list[bool]:
+        """As `add` for each key and value, in their order; of small records many are little more work than one."""
+
     async def swap(self, key: str, old: bytes, new: bytes, *, ttl: float | None = None) -> bool:
         """Put `new` only where the value is exactly `old`; says whether it did.  Atomic: of rivals one wins."""
 

@@ -1,8 +1,8 @@
 """Images let in: their bytes into the store, or words on why not.
 
 Everything that touches picture data (hashing, base64, Pillow, disk) runs in threads, where tenants take turns.  An
-image that was seen before costs a hash of its base64 text and nothing else: clients send their whole history with every
-request.
+image that was seen before is read from its base64 and hashed, which takes less than to hash the base64, and nothing
+else is done: clients send their whole history with every request.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pybase64
@@ -36,9 +36,6 @@ _ESCAPED_FOLD = re.compile(rb"(?<!\\)\\+[rn]")
 
 _REMEMBERED = 20_000
 """Images whose facts are kept in memory, about 900 bytes each: some hundred long conversations."""
-
-_AT_ONCE = 32
-"""Images of one request that are in work at once, with their bytes in memory.  A history may hold any number."""
 
 _T = TypeVar("_T")
 
@@ -86,18 +83,17 @@ class Admission:
         self, tenant: str, images: Sequence[FoundImage], cuts: Cuts | None, since: float = -math.inf
     ) -> list[Seen]:
         """What is known of each, in order.  `since`: what was put into the store before then is put there again."""
-        at_once = asyncio.Semaphore(_AT_ONCE)
 
         async def one(image: FoundImage) -> Seen:
-            async with at_once:
+            # Tenants take turns, so that who brings a thousand images keeps nobody else waiting for all of them.  The
+            # bytes of as many as have a place are in memory at once.
+            async with self._places.of(tenant):
                 return await self._one(tenant, image, cuts, since)
 
         return await asyncio.gather(*map(one, images))
 
-    async def _in_thread(self, tenant: str, work: Callable[..., _T], *arguments: Any) -> _T:
-        """Tenants take turns, so that who brings a thousand images keeps nobody else waiting for all of them."""
-        async with self._places.of(tenant):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+    async def _in_thread(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     async def _one(self, tenant: str, image: FoundImage, cuts: Cuts | None, since: float = -math.inf) -> Seen:
         if not isinstance(image.source, Base64Image):
@@ -106,21 +102,19 @@ class Admission:
         payload = (cuts.payload(image.source.payload) if cuts else None) or memoryview(
             image.source.payload.encode("utf-8", "replace")
         )
-        wire_digest = await self._in_thread(tenant, _sha256, payload)
-        key = f"{tenant}/{wire_digest}"
+        digest, data = await self._in_thread(_read, payload, self._limits)
+        key = f"{tenant}/{digest}" if data is not None else f"{tenant}/text/{digest}"
         known = self._seen.get(key)
         since = max(since, self.clock() - _TRUSTED_SECONDS)
         if known is not None and (known.facts.problem or (known.kept_at > since and not self._gone(tenant, known))):
             return known
-        facts, data = await self._in_thread(tenant, _open, payload, self._limits)
+        facts, data = await self._in_thread(_open, payload, data, digest, self._limits)
         if data is not None:
             try:
-                await self._blobs.put(tenant, data)
+                await self._blobs.put(tenant, data, facts.digest)
             except StoreError as error:
                 log.warning("an image could not be kept: %s", error)
                 return Seen(facts, self.clock())  # not remembered: the next request that brings it tries again
-        else:
-            facts = replace(facts, digest=wire_digest)
         seen = Seen(facts, self.clock())
         self._seen.put(key, seen)
         return seen
@@ -130,36 +124,47 @@ class Admission:
         return self._blobs.missed(tenant, known.facts.digest)
 
 
-def _sha256(data: memoryview) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _read(payload: memoryview, limits: ImageLimits) -> tuple[str, bytes | None]:
+    """The SHA-256 of an image's bytes, and those; where it is too large or not written as the standard has it, the
+    SHA-256 of its base64."""
+    data = None if _too_large(payload, limits) else _as_the_standard_has_it(payload)
+    return hashlib.sha256(payload if data is None else data).hexdigest(), data
 
 
-def _open(payload: memoryview, limits: ImageLimits) -> tuple[Admitted, bytes | None]:
-    """Base64 to bytes, and the bytes to facts; `None` for the bytes of an image that nobody can look at."""
-    if len(payload) * 3 // 4 > limits.max_bytes + 4:
-        return Admitted(
-            "", problem=f"too large: {len(payload) * 3 // 4 // 2**20} MiB, limit {limits.max_bytes // 2**20}"
-        ), None
+def _open(payload: memoryview, data: bytes | None, digest: str, limits: ImageLimits) -> tuple[Admitted, bytes | None]:
+    """What was read, to facts; `None` for the bytes of an image that nobody can look at."""
+    if _too_large(payload, limits):
+        size, most = len(payload) * 3 // 4 // 2**20, limits.max_bytes // 2**20
+        return Admitted(digest, problem=f"too large: {size} MiB, limit {most}"), None
+    plain = data is not None
     try:
-        data, plain = _decode(payload)
+        data = _decode(payload) if data is None else data
         info = inspect(data, limits)
     except BadImage as error:
-        return Admitted("", problem=str(error)), None
-    digest = hashlib.sha256(data).hexdigest()
+        return Admitted(digest, problem=str(error)), None
+    if not plain:
+        digest = hashlib.sha256(data).hexdigest()
     return Admitted(digest, info.media_type, info.width, info.height, len(data), plain=plain), data
 
 
-def _decode(payload: memoryview) -> tuple[bytes, bool]:
-    """The bytes, and whether they were written as the standard has it.  Strict, because the lenient decoders silently
-    drop what they do not know and hand on damaged pictures."""
+def _too_large(payload: memoryview, limits: ImageLimits) -> bool:
+    return len(payload) * 3 // 4 > limits.max_bytes + 4
+
+
+def _as_the_standard_has_it(payload: memoryview) -> bytes | None:
     try:
-        return pybase64.b64decode(payload, validate=True), True
+        return pybase64.b64decode(payload, validate=True)
     except ValueError:
-        pass
+        return None
+
+
+def _decode(payload: memoryview) -> bytes:
+    """Base64 however it was escaped and folded on its way.  Strict, because the lenient decoders silently drop what
+    they do not know and hand on damaged pictures."""
     text = _ESCAPED_LETTER.sub(lambda match: bytes([int(match[1], 16)]), bytes(payload))
     text = _ESCAPED_FOLD.sub(b"", text).translate(None, b" \t\r\n\\")  # also slashes escaped by a second JSON encoder
     text = text.translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
     try:
-        return pybase64.b64decode(text + b"=" * (-len(text) % 4), validate=True), False
+        return pybase64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except ValueError:
         raise BadImage("not valid base64") from None

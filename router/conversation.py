@@ -50,7 +50,7 @@ def identify(tenant: str, headers: Mapping[str, str], request: Mapping[str, Any]
 def turns(messages: Sequence[Any]) -> list[int]:
     """The turn to which each message belongs, and last the one that is to be answered now: the number of answers before
     it, and one.  A client that trims its history counts anew."""
-    answers = (isinstance(one, Mapping) and one.get("role") == "assistant" for one in messages)
+    answers = [isinstance(one, dict) and one.get("role") == "assistant" for one in messages]
     return list(accumulate(answers, initial=1))
 
 

@@ -183,9 +183,7 @@ class HiddenTurns:
                     means = await self._store.get(near)
                     if means is not None and means != place.full.encode():
                         await self._store.put(near, b"", ttl=self._ttl)
-                if await self._deleted(where) is None:
-                    await self._store.delete(near)
-            await self._erase_deleted(where, key)
+            await self._erase_deleted(where, key, _near_keys(where, place))
         except StoreError as error:
             log.warning("a hidden turn could not be kept: %s", error)
 
@@ -205,11 +203,12 @@ class HiddenTurns:
         table = await self._image_tables.at(where)
         return None if table is None else table.deleted
 
-    async def _erase_deleted(self, where: str, key: str) -> None:
+    async def _erase_deleted(self, where: str, key: str, near: Sequence[str] = ()) -> None:
         """Who deletes goes by what is there; what was kept meanwhile goes here.  Raises `StoreError`."""
         deleted = await self._deleted(where)
         if deleted is None:
-            await self._store.delete(key)
+            for gone in (key, *near):
+                await self._store.delete(gone)
         elif deleted:
             with suppress(_Gone):
                 await self._turns.change_for_sure(key, lambda kept: _erase(kept, deleted))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -76,6 +77,12 @@ class ConversationImages:
         deleted = {number: ImageRecord(number, "", problem="it was deleted") for number in self._table.deleted}
         return {number: row for number in there if (row := deleted.get(number) or found[number]) is not None}
 
+    async def facts(self, numbers: Sequence[int]) -> Mapping[int, ImageRecord]:
+        """As `records`, for what never changes: of images that came with the request nothing is read."""
+        brought = {number: self._brought[number] for number in numbers if number in self._brought}
+        others = [number for number in numbers if number not in brought or number in self._table.deleted]
+        return {**brought, **await self.records(others)} if others else brought
+
     async def data(self, number: int) -> bytes | None:
         """The bytes as the client sent them; `None` if they are gone."""
         record = self._brought.get(number) or (await self.records([number])).get(number)
@@ -135,7 +142,6 @@ class ConversationImages:
         """Somebody looked at these images and `tokens` of it stand in the prompt now: they are loaded, and most
         recently used.  `seconds`: how long the eyes took; 0 where it was remembered.  `spent`, `cost`: what they
         charged for it.  Answers the table's stamp."""
-        await self.noted_look(numbers, task, answer, tokens=tokens, seconds=seconds, spent=spent, cost=cost)
 
         def count(table: ImageTable) -> None:
             table.looks += 1
@@ -143,7 +149,11 @@ class ConversationImages:
             table.vision_completion_tokens += spent.completion_tokens
             table.cost += cost
 
-        return await self._use(numbers, tokens, described=len(numbers) == 1, beside=count)
+        _, stamp = await asyncio.gather(
+            self.noted_look(numbers, task, answer, tokens=tokens, seconds=seconds, spent=spent, cost=cost),
+            self._use(numbers, tokens, described=len(numbers) == 1, beside=count),
+        )
+        return stamp
 
     async def noted_look(
         self,
@@ -227,7 +237,9 @@ class ConversationImages:
         beside: Callable[[ImageTable], None] = lambda table: None,
     ) -> int:
         share = tokens // max(1, len(numbers))
-        of_tools = {number for number, row in (await self.records(numbers)).items() if row.origin == "tool"}
+        back = [number for number in numbers if number not in self._table.loaded]
+        rows = await self.records(back) if back else {}
+        of_tools = {number for number, row in rows.items() if row.origin == "tool"}
 
         def use(table: ImageTable) -> None:
             for number in numbers:

@@ -29,7 +29,15 @@ from router.errors import BadRequest, BodyTooLarge
 from router.protocol.client_numbers import wanted_numbers, with_our_numbers
 from router.protocol.cuts import Cuts
 from router.protocol.file_names import file_names
-from router.protocol.image_parts import FoundImage, RemoteImage, images_outside, origin_of, replace_images
+from router.protocol.image_parts import (
+    MOST_INSIDE,
+    FoundImage,
+    RemoteImage,
+    images_outside,
+    inside_json,
+    origin_of,
+    replace_images,
+)
 from router.protocol.placeholders import inline_placeholder
 
 log = logging.getLogger("chiasm.ingest")
@@ -64,6 +72,8 @@ class Ingested:
     _found: tuple[FoundImage, ...]
     _called: tuple[int | None, ...]
     _plain: tuple[bool, ...]
+    _changing: frozenset[int]
+    """The messages that hold them, and what else becomes words."""
     _token: str
     _flat_results: bool
 
@@ -88,19 +98,21 @@ class Ingested:
         if not self._found:
             return self.with_pictures
         said = iter(words)
-        return replace_images(self.with_pictures, lambda _: next(said), self._token, flat_results=self._flat_results)
+        return replace_images(
+            self.with_pictures,
+            lambda _: next(said),
+            self._token,
+            flat_results=self._flat_results,
+            only=self._changing,
+        )
 
     def without_pictures(self, messages: Sequence[Any]) -> list[Any]:
         """`messages`, which are those that came, with `[picture #3]` in the images' places, for people to read."""
         said = iter([f"[picture #{record.number}]" for record in self.images])
         with_images = {image.message for image in self._found}
-
-        def shown(index: int, message: Any) -> Any:
-            if index not in with_images:
-                return message
-            return replace_images([message], lambda _: next(said), self._token, flat_results=self._flat_results)[0]
-
-        return [shown(index, message) for index, message in enumerate(messages)]
+        return replace_images(
+            list(messages), lambda _: next(said), self._token, flat_results=self._flat_results, only=with_images
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,18 +190,18 @@ class Ingest:
         if (field := images_outside(request, token)) is not None:
             raise BadRequest(f"picture data in {field!r}; images belong into messages", param=field)
         messages: list[Any] = request["messages"]
-        found = _find(messages, token)
+        found, without = _find(messages, token, flat_results)
         if not found:
-            conversation = identify(tenant, headers, request, opening_of(messages))
+            conversation = identify(tenant, headers, request, opening_of(without))
             table = await self._without_too_much(tenant, conversation.key)
-            return Ingested(conversation, table, (), messages, (), (), (), token, flat_results)
+            return Ingested(conversation, table, (), without, (), (), (), frozenset(), token, flat_results)
         begun = self._admission.clock()
         seen = await self._admission.admit(tenant, found, cuts)
         admitted: Sequence[Admitted] = [one.facts for one in seen]
         digests = iter(admitted)
         said_first = opening_of(replace_images(opening(messages), lambda _: next(digests).digest, token))
         conversation = identify(tenant, headers, request, said_first)
-        wanted = wanted_numbers(messages, found)
+        wanted = wanted_numbers(messages, found, moved=flat_results)
         client = headers.get("user-agent", "").partition("/")[0][:40]
         arrival = _Arrival(conversation, client, time.time(), messages, found, admitted)
         if self._remote is not None and any(isinstance(image.source, RemoteImage) for image in found):
@@ -232,8 +244,19 @@ class Ingest:
             await self._keep_rows(place(tenant, conversation.key, table), records, fresh)
         renumbered, called = with_our_numbers(messages, found, wanted, numbers)
         plain = tuple(facts.plain for facts in admitted)
+        others = {at for at, (a, b) in enumerate(zip(without, messages, strict=True)) if a is not b}
+        changing = frozenset(others.union(image.message for image in found))
         return Ingested(
-            conversation, table, tuple(records), renumbered, tuple(found), tuple(called), plain, token, flat_results
+            conversation,
+            table,
+            tuple(records),
+            renumbered,
+            tuple(found),
+            tuple(called),
+            plain,
+            changing,
+            token,
+            flat_results,
         )
 
     async def _without_too_much(self, tenant: str, key: str) -> ImageTable:
@@ -274,15 +297,17 @@ class Ingest:
         }
         if not due:
             return
-        kept = await self._rows.get_many(where, list(due))
+        rows = list(due.values())
+        marks = [
+            self._holders.mark(where, row.digest, row.number)
+            for row in rows
+            if self._holders is not None and not row.problem
+        ]
         try:
-            for number, row in due.items():
-                if self._holders is not None and not row.problem:
-                    await self._holders.hold(where, row.digest, number)  # first: who deletes goes by the rows
-                if number not in kept:
-                    await self._rows.add(where, row)
+            await self._rows.add_many(where, rows, before=marks)  # the marks first: who deletes goes by the rows
+            for number in due:
                 self._has_row.put(f"{where}/{number}", True)
-            await self._take_back(where, list(due.values()))
+            await self._take_back(where, rows)
         except StoreError as error:
             log.warning("the row of an image could not be kept: %s", error)
 
@@ -325,8 +350,11 @@ def _of_fetched(unknown: Admitted, image: FetchedImage) -> Admitted:
     return Admitted(image.digest, image.media_type, image.width, image.height, image.bytes)
 
 
-def _find(messages: list[Any], token: str) -> list[FoundImage]:
+def _find(messages: list[Any], token: str, flat_results: bool) -> tuple[list[FoundImage], list[Any]]:
+    """The images, and the messages without them and without what nobody can open."""
     found: list[FoundImage] = []
+    if inside_json(messages) > MOST_INSIDE:
+        raise BodyTooLarge(f"what tools said holds images in more than {MOST_INSIDE} lists and objects")
 
     def note(image: FoundImage) -> str:
         found.append(image)
@@ -334,8 +362,7 @@ def _find(messages: list[Any], token: str) -> list[FoundImage]:
             raise BodyTooLarge(f"the messages hold more than {MOST_IMAGES} images")
         return ""
 
-    replace_images(messages, note, token)
-    return found
+    return found, replace_images(messages, note, token, flat_results=flat_results)
 
 
 def _record(
@@ -416,6 +443,6 @@ def _newest_turn(messages: Sequence[Any]) -> int:
     """The index of the first message that no answer has followed yet."""
     for index in range(len(messages), 0, -1):
         message = messages[index - 1]
-        if isinstance(message, Mapping) and message.get("role") == "assistant":
+        if isinstance(message, dict) and message.get("role") == "assistant":
             return index
     return 0

@@ -10,7 +10,7 @@ The way back is here too: what the answer holds that the client will not see is 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cache.blobs import Blobs
@@ -36,6 +36,7 @@ from router.protocol.outline import last_words
 from router.protocol.own_tools import OwnTools
 from router.protocol.pictures import label, referenced
 from router.protocol.placeholders import placeholder
+from router.protocol.plain import PlainMessages
 from router.protocol.wire_format import WireFormat
 from router.response_ids import Link
 from router.since import Since
@@ -92,6 +93,8 @@ class Preparation:
     """Whether our tools are there before the conversation's first image."""
     last_prompts: LastPrompts | None = None
     """Where people can look at what was made; without it nobody can."""
+    plain: PlainMessages = field(default_factory=PlainMessages)
+    """What counts of the messages that were met last."""
 
     async def prepare(
         self,
@@ -265,7 +268,7 @@ class _Chat:
         """Of the history with nothing but numbers in the images' places: the words there depend on what this request
         allows, on what is forgotten, on what was deleted."""
         history = self._taken.replaced([label(one.record.number) for one in self._taken.placed])
-        return Trail(history, f"{self._wire.name}{self._link.opening if self._link else ''}")
+        return Trail(history, f"{self._wire.name}{self._link.opening if self._link else ''}", self._rooms.plain)
 
     async def _text_only(self) -> tuple[list[Any], VisionUsage]:
         """The client's messages with words in the images' places."""
@@ -379,7 +382,7 @@ class _Chat:
 
 
 def _is_answer(message: Any) -> bool:
-    return isinstance(message, Mapping) and message.get("role") == "assistant"
+    return isinstance(message, dict) and message.get("role") == "assistant"
 
 
 def _cost_of_last(messages: list[Any], woven: Woven) -> VisionUsage:

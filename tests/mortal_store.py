@@ -42,6 +42,9 @@ class Mortal:
         await self._alive(1)
         return await self._store.add(key, value, ttl=ttl)
 
+    async def add_many(self, values: Sequence[tuple[str, bytes]], *, ttl: float | None = None) -> list[bool]:
+        return [await self.add(key, value, ttl=ttl) for key, value in values]
+
     async def swap(self, key: str, old: bytes, new: bytes, *, ttl: float | None = None) -> bool:
         await self._alive(1)
         return await self._store.swap(key, old, new, ttl=ttl)

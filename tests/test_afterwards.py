@@ -62,7 +62,9 @@ def picture(colour: int) -> bytes:
     return data.getvalue()
 
 
-async def images(*, count: int, tool: bool = True, data: list[bytes] | None = None) -> ConversationImages:
+async def images(
+    *, count: int, tool: bool = True, data: list[bytes] | None = None, key: str = "k"
+) -> ConversationImages:
     store = MemoryStore(max_bytes=10**8)
     tables, rows, blobs = Tables(store), Rows(store), Blobs(store)
     digests = [await blobs.put("t", one) for one in data or [picture(45 * index) for index in range(count)]]
@@ -71,10 +73,10 @@ async def images(*, count: int, tool: bool = True, data: list[bytes] | None = No
         for number in numbers:
             table.arrive(number, tool=tool, tokens=1)
 
-    table, numbers, _ = await tables.number("t", "k", [(digest, None) for digest in digests], arrive)
+    table, numbers, _ = await tables.number("t", key, [(digest, None) for digest in digests], arrive)
     for number, digest in zip(numbers, digests, strict=True):
-        await rows.add(place("t", "k", table), ImageRecord(number, digest, "image/png", 256, 256, 1))
-    return ConversationImages(Conversation("t", "k", "n"), table, {}, blobs=blobs, tables=tables, rows=rows)
+        await rows.add(place("t", key, table), ImageRecord(number, digest, "image/png", 256, 256, 1))
+    return ConversationImages(Conversation("t", key, "n"), table, {}, blobs=blobs, tables=tables, rows=rows)
 
 
 async def finished(afterwards: Afterwards) -> None:
@@ -132,6 +134,20 @@ async def test_what_cannot_be_decoded_is_tried_once(afterwards: Afterwards) -> N
     afterwards.consider(these, None)
     await finished(afterwards)
     assert {image.likeness for image in these.table.loaded.values()} == {UNLIKE}
+
+
+async def test_what_was_dropped_from_a_full_list_can_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.afterwards.MOST_WAITING", 3)
+    pixels, eyes = Pixels(), Courteous(Eyes())
+    errands = Afterwards(near=3, pixels=pixels)
+    first, second = [await images(count=3, tool=False, key=key) for key in ("one", "two")]
+    for these in (first, second, first):  # each drops the one before it
+        errands.consider(these, eyes)
+    await finished(errands)
+    described = [[row.description != "" for row in (await of.records([1, 2, 3])).values()] for of in (first, second)]
+    assert described == [[True] * 3, [False] * 3]
+    await errands.close()
+    pixels.close()
 
 
 async def test_eyes_that_fail_are_left_alone(afterwards: Afterwards) -> None:

@@ -78,6 +78,10 @@ class FakeImages:
     async def records(self, numbers: Sequence[int]) -> Mapping[int, ImageRecord]:
         return {number: self.table[number] for number in numbers if number in self.table}
 
+    async def facts(self, numbers: Sequence[int]) -> Mapping[int, ImageRecord]:
+        rows = await self.records(numbers)
+        return {number: replace(row, last_task="", last_answer="", description="") for number, row in rows.items()}
+
     async def data(self, number: int) -> bytes | None:
         self.loaded.append(number)
         return None if number in self.gone else b"png%d" % number

@@ -11,6 +11,7 @@ import pytest
 from router.config import TextSettings
 from router.errors import BadRequest
 from router.protocol.added import added_to, as_sent
+from router.protocol.body import MOST_HOLDERS
 from router.protocol.chat.request import loop_can_work, parse, tool_names
 from router.protocol.outline import last_words
 from router.protocol.profiles import PROFILES, Profile
@@ -61,6 +62,13 @@ def test_an_error_never_holds_the_body() -> None:
         parse(b'{"messages": [{"role": "user", "content": "my secret"')
     assert "secret" not in repr(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_a_body_of_endless_small_parts_is_refused_and_one_of_many_numbers_is_not() -> None:
+    part = {"type": "text", "text": "a"}
+    with pytest.raises(BadRequest, match="lists and objects"):
+        parse(orjson.dumps({"messages": [{"role": "user", "content": [part] * MOST_HOLDERS}]}))
+    assert parse(orjson.dumps({"messages": [USER], "tokens": [0] * (MOST_HOLDERS + 1)}))
 
 
 def test_what_nobody_has_heard_of_is_kept() -> None:

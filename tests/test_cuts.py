@@ -191,6 +191,14 @@ def test_only_payloads_of_the_least_size_are_cut(before: str, length: int, count
     assert cut_out == count
 
 
+@pytest.mark.parametrize("before", [0, 1, 63, 64, 4031, 4032, 4033, 4095, 4096, 5000])
+def test_the_smallest_payload_is_found_wherever_it_begins_among_words(before: int) -> None:
+    value = {"a": "a " * (before // 2) + "b" * (before % 2), "p": ("/9j/" + LARGE)[:LEAST_CUT], "z": "c " * 3000}
+    restored, count = cut_json(value)
+    assert restored == value
+    assert count == 1
+
+
 def test_a_body_as_large_as_the_least_payload_is_searched() -> None:
     text = '"/9j/' + LARGE
     whole = text[: LEAST_CUT - 1] + '"'

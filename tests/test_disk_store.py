@@ -477,15 +477,14 @@ WRITER = """
 
 
 async def test_a_writer_killed_in_the_middle_leaves_nothing_wrong(folder: Path) -> None:
-    left_behind = turns = 0
-    while turns < 6 or (left_behind == 0 and turns < 40):
-        turns += 1
+    for turns in range(6):
         with child(WRITER, folder) as process:
             assert await asyncio.to_thread(line_from, process) == "ready"
-            await asyncio.sleep(0.1 + turns % 6 * 0.03)
+            await asyncio.sleep(turns * 0.03)
+            await asyncio.to_thread(in_a_write, process, folder)
             process.send_signal(signal.SIGKILL)
             await asyncio.to_thread(process.wait, HANG)
-        left_behind += len(unfinished(folder))
+        assert unfinished(folder)
         async with closing_store(folder) as store:
             keys = await all_keys(store)
             assert "table/ready" in keys
@@ -500,7 +499,19 @@ async def test_a_writer_killed_in_the_middle_leaves_nothing_wrong(folder: Path) 
                 await store.put(f"{kind}/u/{turns}", b"writable")
                 assert await store.get(f"{kind}/u/{turns}") == b"writable"
                 assert await store.delete(f"{kind}/u/{turns}") is True
-    assert left_behind > 0, "no kill hit a write, so nothing was shown"
+
+
+def in_a_write(process: subprocess.Popen[str], folder: Path) -> None:
+    """Stops it where something that it writes is not whole."""
+    end = time.monotonic() + HANG
+    while True:
+        assert time.monotonic() < end, "it writes nothing"
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)  # all of its threads
+        if unfinished(folder):
+            return
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.001)
 
 
 async def test_a_sweep_leaves_alone_what_a_living_process_is_writing(store: DiskStore, folder: Path) -> None:
@@ -700,14 +711,16 @@ async def test_what_lay_idle_for_the_retention_time_goes_and_what_was_read_stays
     async with closing_store(folder, retention_seconds=3600) as store:
         for kind in ("blob", "table"):
             await store.put(f"{kind}/t/read", b"x")
+            await store.put(f"{kind}/t/added", b"x")
             await store.put(f"{kind}/t/idle", b"x")
         for _ in range(5):
             let_time_pass(folder, 1000)
             for kind in ("blob", "table"):
                 assert await store.get(f"{kind}/t/read") == b"x"
+                assert not await store.add(f"{kind}/t/added", b"other")
         swept = await store.sweep()
         assert (swept.blobs, swept.records) == (1, 1)
-        assert await all_keys(store) == ["blob/t/read", "table/t/read"]
+        assert await all_keys(store) == ["blob/t/added", "blob/t/read", "table/t/added", "table/t/read"]
 
 
 async def test_a_record_that_cannot_be_renewed_now_is_read_all_the_same(folder: Path) -> None:

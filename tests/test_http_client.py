@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from router.http_client import BROKEN, http_client
+from router.upstream import Upstream
 from tests.brain import Asked, LoopbackServer, Script, Wire
 from tests.live import Footprint, becomes, soon
 
@@ -85,10 +86,10 @@ async def test_a_connection_that_ends_in_a_body_is_an_error_and_nothing_is_logge
 async def test_a_connection_that_is_used_a_hundred_times_gathers_nothing() -> None:
     async with LoopbackServer() as server, http_client() as client:
         server.answers = lambda asked: says_two_words
+        gc.collect()
         assert await read(client, server, asyncio.Event()) == b"one two"
         (connection,) = server.open_connections
         before = Footprint.now()
-        gc.collect()
         readers = _stream_readers()
         for _ in range(100):
             assert await read(client, server, asyncio.Event()) == b"one two"
@@ -96,6 +97,33 @@ async def test_a_connection_that_is_used_a_hundred_times_gathers_nothing() -> No
         gc.collect()
         assert _stream_readers() <= readers + 1
         await before.returns()
+
+
+async def test_an_answer_that_moves_and_marks_is_taken_as_it_is_and_marks_nothing() -> None:
+    async def moves(asked: Asked, wire: Wire) -> None:
+        await wire.head(302, {"location": "/v1/elsewhere", "set-cookie": "mark=1; Path=/"})
+        await wire.end()
+
+    async with LoopbackServer() as server, http_client() as client:
+        server.answers = lambda asked: moves
+        for _ in range(2):
+            async with client.stream("POST", server.url + "/here") as answer:
+                assert answer.status_code == 302
+        assert [asked.path for asked in server.asked] == ["/v1/here"] * 2
+        assert not any("cookie" in asked.headers for asked in server.asked)
+
+
+@pytest.mark.parametrize("letters", [1, 16_000, 17_000, 600_000])
+async def test_a_body_of_any_length_arrives_whole_and_says_how_long_it_is(letters: int) -> None:
+    async with LoopbackServer() as server, http_client() as client:
+        server.answers = lambda asked: says_two_words
+        upstream = Upstream(client, base_url=server.url, model="m", api_key="")
+        async with upstream.complete("/chat/completions", {"text": "x" * letters}, {}) as answer:
+            assert b"".join([chunk async for chunk in answer.chunks]) == b"one two"
+        (asked,) = server.asked
+        assert asked.json == {"text": "x" * letters, "model": "m"}
+        assert asked.headers["content-length"] == str(len(asked.body))
+        assert "transfer-encoding" not in asked.headers
 
 
 def _stream_readers() -> int:

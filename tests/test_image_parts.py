@@ -227,6 +227,13 @@ def test_tokens_of_cut_payloads_are_images_wherever_they_stand() -> None:
     assert [image.source for image in found] == [Base64Image("WORDx0", "image/png"), Base64Image("WORDx1", "")]
 
 
+def test_tokens_are_replaced_whole_and_their_word_alone_stays() -> None:
+    said = "WORDx WORDxWORDx12WORDx3, WORDx"
+    replaced, found = numbered([{"role": "user", "content": said}], "WORDx")
+    assert replaced[0]["content"] == "WORDx WORDx<0><1>, WORDx"
+    assert [image.source for image in found] == [Base64Image("WORDx12", ""), Base64Image("WORDx3", "")]
+
+
 def test_asking_again_for_the_same_history_asks_in_the_same_order() -> None:
     messages = [
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": URL}}, {"type": "text", "text": URL}]},
@@ -353,6 +360,15 @@ def test_bare_base64_of_every_format_is_found_in_prose(start: str) -> None:
     assert [image.source for image in found] == [Base64Image(picture, "")]
 
 
+@pytest.mark.parametrize("fill", ["A" * 252, "A\\/" * 84, "%2B" * 84, ("A" * 17 + "\n") * 14])
+def test_the_shortest_bare_base64_is_found_wherever_it_begins_among_words(fill: str) -> None:
+    picture = "iVBORw0KGgo" + fill + "A" * 20
+    for before in range(300):
+        replaced, found = numbered([{"role": "user", "content": "a " * before + picture + " b" * 300}])
+        assert len(found) == 1
+        assert "A" not in replaced[0]["content"]
+
+
 @pytest.mark.parametrize(
     "text", [f"data:image/png;base64,{PNG[:39]}", f"data:;base64,{'QUJD' * 100}", "/9j/" + "A" * 252]
 )
@@ -453,3 +469,10 @@ def test_what_the_brains_server_would_fetch_for_a_client_becomes_words(part: dic
 def test_a_sound_or_a_file_that_is_sent_itself_rides_along(part: dict[str, Any]) -> None:
     messages = [{"role": "user", "content": [part]}]
     assert replace_images(messages, lambda _: "") == messages
+
+
+def test_messages_that_are_known_to_hold_no_image_are_not_looked_at() -> None:
+    messages = [{"role": "user", "content": f"see {URL}"} for _ in range(3)]
+    replaced = replace_images(messages, lambda image: f"<{image.message}>", only={1})
+    assert [message["content"][4:] for message in replaced] == [URL, "<1>", URL]
+    assert replaced[0] is messages[0]

@@ -15,6 +15,7 @@ from cache.table import ImageTable
 from cache.tables import Tables, place
 from router.conversation import Conversation
 from router.images import ConversationImages, short
+from tools.vision.backend import VisionBusy, VisionError
 
 pytestmark = pytest.mark.anyio
 
@@ -61,6 +62,14 @@ async def test_looks_side_by_side_are_all_kept() -> None:
     await asyncio.gather(*(these.looked([number], "t", f"saw {number}", tokens=7) for number in (1, 2, 3)))
     assert await kept(these) == {1: (1, "saw 1"), 2: (1, "saw 2"), 3: (1, "saw 3")}
     assert {number: image.tokens for number, image in these.table.loaded.items()} == {1: 17, 2: 17, 3: 17}
+
+
+async def test_a_look_that_failed_is_counted_and_one_whose_turn_did_not_come_is_not() -> None:
+    these = await images(MemoryStore(max_bytes=10**6), "a")
+    await these.failed([1], VisionError("The eyes are down: 500", retryable=True))
+    await these.failed([1], VisionBusy())
+    row = (await these.records([1]))[1]
+    assert (row.errors, row.last_error) == (1, "The eyes are down")
 
 
 async def test_a_store_that_fails_takes_no_image_away() -> None:
@@ -147,3 +156,12 @@ async def test_the_first_look_gives_the_description() -> None:
 def test_a_description_is_the_beginning_of_an_answer(answer: str, description: str) -> None:
     assert short(answer).endswith(description)
     assert len(short(answer)) <= 80
+
+
+async def test_the_facts_of_what_came_with_the_request_need_no_store_and_a_deleted_image_says_so() -> None:
+    store = Moody(max_bytes=10**6)
+    here = await images(store, "a", "b")
+    store.failing = True
+    assert {number: row.digest for number, row in (await here.facts([1, 2, 3])).items()} == {1: "a", 2: "b"}
+    here.table.delete(2)
+    assert (await here.facts([1, 2]))[2].problem == "it was deleted"

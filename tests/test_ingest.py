@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from cache.tables import Tables, place
 from router.errors import BadRequest, BodyTooLarge
 from router.ingest import Ingest, Ingested
 from router.protocol.cuts import Cuts, cut
+from router.protocol.image_parts import MOST_INSIDE, UNSEEN
 from router.protocol.placeholders import placeholder
 
 pytestmark = pytest.mark.anyio
@@ -163,6 +166,19 @@ async def test_markers_of_several_images_are_told_apart(room: Room) -> None:
     assert [record.number for record in taken.images] == [2, 1]
 
 
+async def test_a_new_image_beside_which_an_old_one_is_spoken_of_has_its_own_marker(room: Room) -> None:
+    shot = {"role": "tool", "tool_call_id": "c", "content": [part(png("green"))]}
+    taken = await room.take(
+        shot,
+        {"role": "assistant", "content": "There it is."},
+        user("[Image #1] is mine", part(png("red"))),
+        user("[Image #2] is unlike [Image #1]", part(png("blue"))),
+    )
+    assert [record.number for record in taken.images] == [1, 2, 3]
+    assert [words for words in texts(taken) if "mine" in words] == ["[Image #2] is mine"]
+    assert [words for words in texts(taken) if "unlike" in words] == ["[Image #3] is unlike [Image #2]"]
+
+
 async def test_more_markers_than_images_name_none(room: Room) -> None:
     taken = await room.take(user("[Image #7] as in [Image #3]", part(png())))
     assert taken.images[0].number == 1
@@ -201,6 +217,16 @@ async def test_base64_of_any_alphabet_and_folding_is_read(room: Room) -> None:
 async def test_too_large_an_image_is_refused_before_it_is_decoded(room: Room) -> None:
     taken = await room.take(user(part(b"\x89PNG" + bytes(2**20 + 100))))
     assert "too large" in texts(taken)[0]
+
+
+@pytest.mark.parametrize("pictures", [0, 1])
+async def test_what_the_brains_server_would_fetch_becomes_words_with_and_without_an_image(
+    room: Room, pictures: int
+) -> None:
+    video = {"type": "video_url", "video_url": {"url": "http://10.0.0.1/v.mp4"}}
+    taken = await room.take(user("see", video), *[user(part(png()))] * pictures)
+    assert UNSEEN in texts(taken)
+    assert "10.0.0.1" not in str(taken.messages(lambda record, called: ""))
 
 
 async def test_an_image_by_address_is_not_fetched(room: Room) -> None:
@@ -253,6 +279,16 @@ async def test_more_images_than_any_history_holds_are_refused(room: Room, monkey
     await room.take(*asked("red", "green"))
     with pytest.raises(BodyTooLarge, match="more than 2 images"):
         await room.take(*asked("red", "green", "red"))
+
+
+async def test_endless_json_around_an_image_in_what_tools_say_is_refused(room: Room) -> None:
+    def result(many: int) -> dict[str, Any]:
+        return {"role": "tool", "tool_call_id": "1", "content": json.dumps([part(png()), *[{}] * many])}
+
+    taken = await room.take(user("x"), result(MOST_INSIDE // 4), result(MOST_INSIDE // 4))
+    assert len(taken.table) == 1
+    with pytest.raises(BodyTooLarge, match="lists and objects"):
+        await room.take(user("x"), result(MOST_INSIDE // 2), result(MOST_INSIDE // 2))
 
 
 async def test_a_number_typed_by_somebody_adds_nothing_to_the_table(room: Room) -> None:
@@ -343,3 +379,52 @@ async def test_a_payload_of_backslashes_is_a_bad_image_and_soon_known_as_one(roo
     """Once a thousand times slower with a thousand times more of them, while nobody else was served."""
     odd = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "\\" * 300_000}}
     assert "unreadable" in texts(await room.take(user(odd)))[0]
+
+
+# What it costs
+
+
+async def test_many_new_images_cost_no_more_calls_of_the_store_than_one_but_for_their_bytes() -> None:
+    class Counting(MemoryStore):
+        calls = 0
+
+        async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+            self.calls += 1
+            return await super().get_many(keys)
+
+        async def get(self, key: str) -> bytes | None:
+            self.calls += 1
+            return await super().get(key)
+
+        async def put(self, key: str, value: bytes, *, ttl: float | None = None) -> None:
+            self.calls += 1
+            await super().put(key, value, ttl=ttl)
+
+        async def add_many(self, values: Sequence[tuple[str, bytes]], *, ttl: float | None = None) -> list[bool]:
+            self.calls += 1
+            return await super().add_many(values, ttl=ttl)
+
+    async def calls(images: int) -> int:
+        store = Counting(max_bytes=10**8)
+        await Room(store).take(*[user(part(noise(seed))) for seed in range(images)])
+        return store.calls
+
+    assert await calls(20) == await calls(1)
+
+
+async def test_few_images_of_a_request_are_in_memory_at_once() -> None:
+    class Slow(MemoryStore):
+        at_once = most = 0
+
+        async def add(self, key: str, value: bytes, *, ttl: float | None = None) -> bool:
+            if key.startswith("blob/"):
+                self.at_once += 1
+                self.most = max(self.most, self.at_once)
+                await asyncio.sleep(0.01)
+                self.at_once -= 1
+            return await super().add(key, value, ttl=ttl)
+
+    store = Slow(max_bytes=10**8)
+    taken = await Room(store).take(*[user(part(noise(seed))) for seed in range(12)])
+    assert [record.problem for record in taken.images] == [""] * 12
+    assert store.most <= 2

@@ -22,6 +22,7 @@ from router.protocol.ledger import (
     without_thoughts,
 )
 from router.protocol.pictures import result_messages
+from router.protocol.plain import PlainMessages
 from tools.call import ToolResult
 
 USER = {"role": "user", "content": "u"}
@@ -374,3 +375,36 @@ def test_hostile_words_take_linear_time(text: str) -> None:
     begun = time.process_time()
     Trail([user(text)])
     assert time.process_time() - begun < 5  # a square would take hours
+
+
+@given(
+    st.lists(st.sampled_from([USER, user("v"), said("u"), assistant(call("1")), assistant(call("2")), tool("1", "x")]))
+)
+def test_places_are_the_same_whether_or_not_the_messages_were_met_before(messages: list[Any]) -> None:
+    met = PlainMessages()
+    assert Trail(messages, "chat", met).places == Trail(messages, "chat", met).places == Trail(messages, "chat").places
+
+
+def test_what_was_met_before_is_not_taken_for_what_is_written_likewise() -> None:
+    met = PlainMessages()
+    likewise: list[Any] = [
+        {"role": "user", "content": "[]"},
+        {"role": "user", "content": []},
+        {"role": "user", "content": [{"type": "file", "text": 1}]},
+        {"role": "user", "content": [{"type": "file", "text": 1.0}]},
+        {"role": "user", "content": [{"type": "file", "text": "1"}]},
+        {"role": "assistant", "content": "[]"},
+        {"role": "tool", "content": "[]"},
+        said("half a pair: \ud800"),
+        [{"role": "user", "content": "u"}],
+        "u",
+    ]
+    places = [Trail([message], "", met).places[0] for message in [*likewise, *likewise]]
+    assert places == [Trail([message]).places[0] for message in likewise] * 2
+
+
+def test_no_more_messages_are_remembered_than_agreed() -> None:
+    met = PlainMessages(3)
+    places = [Trail([user(str(number))], "", met).places[0] for number in range(10)]
+    assert len(met) == 3
+    assert [Trail([user(str(number))], "", met).places[0] for number in range(10)] == places

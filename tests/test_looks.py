@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import unicodedata
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from io import BytesIO
@@ -293,6 +293,10 @@ class Failing(MemoryStore):
     async def get(self, key: str) -> bytes | None:
         self._perhaps("get")
         return await super().get(key)
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        self._perhaps("get")
+        return await super().get_many(keys)
 
     async def add(self, key: str, value: bytes, *, ttl: float | None = None) -> bool:
         self._perhaps("add")

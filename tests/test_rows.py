@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -85,6 +86,19 @@ async def test_no_change_of_rivals_is_lost() -> None:
     await Rows(kept).add(HERE, ImageRecord(3, "d"))
     answers = await asyncio.gather(*(Rows(kept).change(HERE, 3, looked) for _ in range(20)))
     assert sorted(answer or 0 for answer in answers) == list(range(1, 21))
+
+
+async def test_many_rows_are_kept_behind_what_is_to_be_there_first_and_damaged_ones_anew() -> None:
+    kept = store()
+    rows = Rows(kept)
+    await rows.add(HERE, FULL)
+    await kept.put(f"row/{HERE}/4", b"damaged")
+    await rows.add_many(
+        HERE, [replace(FULL, number=number, last_task="x") for number in (3, 4, 5)], before=[("held/x", b"1")]
+    )
+    assert await rows.get(HERE, 3) == FULL
+    assert sorted(await rows.get_many(HERE, [3, 4, 5])) == [3, 4, 5]
+    assert await kept.get("held/x") == b"1"
 
 
 async def test_a_deleted_row_does_not_come_back_by_a_change() -> None:

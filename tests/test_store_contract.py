@@ -106,6 +106,20 @@ async def test_an_empty_value_is_a_value(store: Store, place: str) -> None:
     assert await store.get(place + "1") == b"x"
 
 
+async def test_many_are_added_in_their_order_and_only_where_nothing_is(store: Store, place: str) -> None:
+    await store.put(place + "1", b"first")
+    values = [(place + "2", b"two"), (place + "1", b"second"), ("row/t/3", b""), (place + "2", b"other")]
+    assert await store.add_many(values) == [True, False, True, False]
+    assert await store.get_many([place + "1", place + "2", "row/t/3"]) == [b"first", b"two", b""]
+    assert await store.add_many([("row/t/4", b"x")], ttl=0.05) == [True]
+    await asyncio.sleep(0.1)
+    assert await store.get("row/t/4") is None
+    many = [(f"row/many/{number}", b"%d" % number) for number in range(1200)]
+    assert await store.add_many(many) == [True] * 1200
+    assert await store.get_many([key for key, _ in many]) == [value for _, value in many]
+    assert await store.add_many([]) == []
+
+
 async def test_add_puts_only_where_nothing_is(store: Store, place: str) -> None:
     assert await store.add(place + "1", b"first") is True
     assert await store.add(place + "1", b"second") is False
@@ -289,6 +303,8 @@ async def test_after_close_every_method_says_so_and_closing_again_is_fine(store:
         await store.get(place + "1")
     with pytest.raises(StoreError, match="closed"):
         await store.get_many([place + "1"])
+    with pytest.raises(StoreError):
+        await store.add_many([(place + "1", b"x")])
     with pytest.raises(StoreError, match="closed"):
         await store.put(place + "1", b"x")
     with pytest.raises(StoreError, match="closed"):

@@ -92,6 +92,9 @@ class Images(Protocol):
     async def records(self, numbers: Sequence[int]) -> Mapping[int, ImageRecord]:
         """What is known of those of these images that there are, by number."""
 
+    async def facts(self, numbers: Sequence[int]) -> Mapping[int, ImageRecord]:
+        """As `records`, for what never changes of an image; what was seen in it may be missing."""
+
     async def data(self, number: int) -> bytes | None:
         """The bytes as the client sent them; `None` if they are gone."""
 
@@ -156,7 +159,7 @@ class AnalyzeImage:
         there_are = self._images.numbers()
         if not numbers and len(there_are) == 1:
             numbers = list(there_are)  # there is nothing else it could mean
-        known = await self._images.records(numbers[: _MOST_IMAGES + 1])
+        known = await self._images.facts(numbers[: _MOST_IMAGES + 1])
         words = _refusal(numbers, known, there_are)
         task = first_of(arguments, _TASK_KEYS) or self._default_task or _DESCRIBE
         if words is not None:
@@ -191,7 +194,8 @@ class AnalyzeImage:
         )
         match found:
             case ImageGone(number):
-                return ToolResult(call_id, gone(known[number]), failed=True)
+                seen = (await self._images.records([number])).get(number, known[number])
+                return ToolResult(call_id, gone(seen), failed=True)
             case LookFailed(reason, usage):
                 # Our own words only: behind the colon stand the server's, which may repeat what it was asked.
                 log.warning("the eyes %r could not look: %s", self._eyes.name, str(reason).partition(":")[0])

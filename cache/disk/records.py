@@ -12,7 +12,7 @@ import math
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -74,24 +74,19 @@ class Records:
 
     def get(self, key: str) -> bytes | None:
         with self._opened() as cache:
-            sealed, expires, tag = cache.get(key, expire_time=True, tag=True)
-            value = _unsealed(key, sealed)
-            due = time.time() + _RENEW * self._retention
-            if value is not None and tag == _IDLE and type(expires) is float and expires < due:
-                self._renew(cache, key, sealed)
-            return value
+            return self._used(cache, key)
 
     def put(self, key: str, value: bytes, ttl: float | None) -> None:
         with self._opened() as cache:
             self._set(cache, key, value, ttl)
 
     def add(self, key: str, value: bytes, ttl: float | None) -> bool:
-        # Not diskcache's own `add`, to which a row that reads as None is in the way for ever.
+        return self.add_many([(key, value)], ttl)[0]
+
+    def add_many(self, values: Sequence[tuple[str, bytes]], ttl: float | None) -> list[bool]:
+        """All in one transaction."""
         with self._opened() as cache, cache.transact():
-            if _unsealed(key, cache.get(key)) is not None:
-                return False
-            self._set(cache, key, value, ttl)
-            return True
+            return [self._add(cache, key, value, ttl) for key, value in values]
 
     def swap(self, key: str, old: bytes, new: bytes, ttl: float | None) -> bool:
         with self._opened() as cache, cache.transact():
@@ -133,6 +128,21 @@ class Records:
         if cache is not None:
             with suppress(sqlite3.Error):
                 cache.close()
+
+    def _add(self, cache: RecordCache, key: str, value: bytes, ttl: float | None) -> bool:
+        # Not diskcache's own `add`, to which a row that reads as None is in the way for ever.
+        if self._used(cache, key) is not None:
+            return False
+        self._set(cache, key, value, ttl)
+        return True
+
+    def _used(self, cache: RecordCache, key: str) -> bytes | None:
+        sealed, expires, tag = cache.get(key, expire_time=True, tag=True)
+        value = _unsealed(key, sealed)
+        due = time.time() + _RENEW * self._retention
+        if value is not None and tag == _IDLE and type(expires) is float and expires < due:
+            self._renew(cache, key, sealed)
+        return value
 
     def _renew(self, cache: RecordCache, key: str, sealed: bytes) -> None:
         if time.monotonic() < self.gave_up + _PATIENCE:

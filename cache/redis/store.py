@@ -174,6 +174,9 @@ class RedisStore:
                     return True
             raise _too_many_rivals()
 
+    async def add_many(self, values: Sequence[tuple[str, bytes]], *, ttl: float | None = None) -> list[bool]:
+        return [await self.add(key, value, ttl=ttl) for key, value in values]
+
     async def swap(self, key: str, old: bytes, new: bytes, *, ttl: float | None = None) -> bool:
         with self._open():
             # The same bytes have the same seal, so what is there is compared as it is.

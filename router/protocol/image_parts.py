@@ -1,4 +1,4 @@
-"""Where images hide in a Chat Completions history, and taking them out.
+"""Where images hide in a history, whatever its wire format, and taking them out.
 
 Clients send them in more shapes than any specification has:
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -77,22 +77,48 @@ _LEAST_URL = 40
 
 _LEAST_BARE = 256
 _BARE_SIGNS = ("iVBORw0KGgo", "/9j", "R0lGOD", "UklGR", "Qk", "SUkqA", "TU0AK")
+_SAMPLE = 32
+_SAMPLE_OF_RUN = re.compile(r"[A-Za-z0-9+/_=\-\\%\r\n]{32}")
+"""Every letter of `_LETTERS`, however it is escaped.  A run of `_LEAST_BARE` of them covers one of the samples that are
+taken so close; words have a space in nearly all of these, and looking for each of the signs takes ten times as long."""
+
 _BLOCK_SIGNS = ("data:image/", '"image', '"input_image', '"mimeType"', '"mediaType"', '"media_type"', '"Buffer"')
 """A text that is the JSON of blocks with an image among them holds at least one of these."""
 
+_OF_TOOLS = ("tool", "function")
 _DEEPEST = 100
 """Nobody nests blocks as deep as this in earnest."""
 
+MOST_INSIDE = 400_000
+"""Lists and objects in the JSON that tools say, by its brackets: each costs some ten microseconds, in which nobody else
+is served.  As many tokens are beyond the longest context, so that no conversation is lost by it."""
 
-def replace_images(messages: list[Any], say: Say, token: str = "", *, flat_results: bool = True) -> list[Any]:
+
+def replace_images(
+    messages: list[Any],
+    say: Say,
+    token: str = "",
+    *,
+    flat_results: bool = True,
+    only: Collection[int] | None = None,
+) -> list[Any]:
     """The history with each image replaced by what `say` answers for it, asked in order of appearance.
 
     `token`: the word of `router.protocol.cuts`, whose tokens are images wherever they stand.  Messages without an
     image are the same objects; those with one are copies.  With `flat_results` tool messages that held one have plain
-    text as content afterwards.
+    text as content afterwards.  `only`: the indexes of the messages that are known to become others.
     """
     tokens = _tokens(token)
-    return [_message(message, index, say, tokens, flat_results) for index, message in enumerate(messages)]
+    return [
+        message if only is not None and index not in only else _message(message, index, say, tokens, flat_results)
+        for index, message in enumerate(messages)
+    ]
+
+
+def inside_json(messages: Sequence[Any]) -> int:
+    """Lists and objects, about, in what tools say as JSON and may hold an image: `replace_images` walks all of it."""
+    said = (one.get("content") for one in messages if isinstance(one, Mapping) and one.get("role") in _OF_TOOLS)
+    return sum(text.count("{") + text.count("[") for text in said if isinstance(text, str) and _may_be_blocks(text))
 
 
 def origin_of(messages: Sequence[Any], image: FoundImage) -> Origin:
@@ -132,14 +158,41 @@ def addresses_in(request: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _tokens(token: str) -> re.Pattern[str] | None:
-    return re.compile(re.escape(token) + r"\d+") if token else None
+class _Tokens:
+    """The tokens of one request, in texts.  No pattern: the word is another in each request, and to compile one takes
+    as long as to find the images of a short conversation."""
+
+    def __init__(self, word: str) -> None:
+        self._word = word
+
+    def first(self, text: str, start: int = 0) -> tuple[int, int] | None:
+        """Where the first one from `start` on begins and ends."""
+        while (at := text.find(self._word, start)) >= 0:
+            start = at + len(self._word)
+            if (digits := _DIGITS.match(text, start)) is not None:
+                return at, digits.end()
+        return None
+
+    def replaced(self, text: str, say: Callable[[str], str]) -> str:
+        kept: list[str] = []
+        at = 0
+        while (found := self.first(text, at)) is not None:
+            kept += (text[at : found[0]], say(text[found[0] : found[1]]))
+            at = found[1]
+        return "".join([*kept, text[at:]]) if kept else text
 
 
-def _message(message: Any, index: int, say: Say, tokens: re.Pattern[str] | None, flat_results: bool) -> Any:
+_DIGITS = re.compile(r"\d+")
+
+
+def _tokens(token: str) -> _Tokens | None:
+    return _Tokens(token) if token else None
+
+
+def _message(message: Any, index: int, say: Say, tokens: _Tokens | None, flat_results: bool) -> Any:
     if not isinstance(message, dict):
         return message
-    of_tool = message.get("role") in ("tool", "function")
+    of_tool = message.get("role") in _OF_TOOLS
     walk = _Walk("tool" if of_tool else "user", index, say, tokens)
     of_result = walk.tool_content if flat_results else walk.result_content
     content = of_result if of_tool else walk.user_content if message.get("role") == "user" else walk.value
@@ -150,7 +203,7 @@ def _message(message: Any, index: int, say: Say, tokens: re.Pattern[str] | None,
 class _Walk:
     """One message's values; what holds no image comes back as the same object."""
 
-    def __init__(self, origin: Origin, message: int, say: Say, tokens: re.Pattern[str] | None) -> None:
+    def __init__(self, origin: Origin, message: int, say: Say, tokens: _Tokens | None) -> None:
         self._origin = origin
         self._message = message
         self._say = say
@@ -167,7 +220,7 @@ class _Walk:
                 return {"type": "text", "text": UNSEEN}
             source = image_of(value)
             if source is not None:
-                return {"type": "text", "text": self._say(self._found(source, inline=False))}
+                return _text_for(value, self._say(self._found(source, inline=False)))
             other = self._other_data(value)
             fields = {self.text(key): item if item is other else self.value(item) for key, item in value.items()}
             return value if all(fields.get(key, fields) is item for key, item in value.items()) else fields
@@ -179,7 +232,7 @@ class _Walk:
         media_type, data = part.get("media_type"), part.get("data")
         if part.get("type") != "base64" or not isinstance(media_type, str) or not isinstance(data, str):
             return None
-        was_cut = self._tokens is not None and self._tokens.search(data)
+        was_cut = self._tokens is not None and self._tokens.first(data) is not None
         is_image = (
             media_type.lower().startswith("image/") or data.lstrip().startswith(_BARE_SIGNS) or ";base64," in data
         )
@@ -196,7 +249,7 @@ class _Walk:
         source = image_of(part) if isinstance(part, dict) else None
         if source is None:
             return self.value(part)
-        return {"type": "text", "text": self._say(self._found(source, inline=False, at=index))}
+        return _text_for(part, self._say(self._found(source, inline=False, at=index)))
 
     def tool_content(self, content: Any) -> Any:
         """Always text afterwards, if there was an image: no template of Chat Completions knows what to do with anything
@@ -211,7 +264,7 @@ class _Walk:
         return self._tool_text(content) if isinstance(content, str) else self.value(content)
 
     def _tool_text(self, text: str) -> str:
-        if text[:64].lstrip()[:1] in ("[", "{") and any(sign in text for sign in _BLOCK_SIGNS):
+        if _may_be_blocks(text):
             try:
                 parsed = orjson.loads(text)
             except orjson.JSONDecodeError:
@@ -223,16 +276,16 @@ class _Walk:
         return self.text(text)
 
     def text(self, text: str) -> str:
-        if ";base64," in text or ";BASE64," in text:
+        if ";" in text and (";base64," in text or ";BASE64," in text):
             text = _DATA_URL.sub(self._of_data_url, text)
-        if len(text) > _LEAST_BARE and any(sign in text for sign in _BARE_SIGNS):
+        if len(text) > _LEAST_BARE and _has_long_run(text) and any(sign in text for sign in _BARE_SIGNS):
             text = _BARE_BASE64.sub(self._of_bare, text)
         if self._tokens is not None:
-            text = self._tokens.sub(lambda match: self._inline(match[0], ""), text)
+            text = self._tokens.replaced(text, lambda token: self._inline(token, ""))
         return text
 
     def _of_data_url(self, match: re.Match[str]) -> str:
-        is_token = self._tokens is not None and self._tokens.fullmatch(match[2])
+        is_token = self._tokens is not None and self._tokens.first(match[2]) == (0, len(match[2]))
         is_image = match[1] is not None or match[2].lstrip("\\").startswith(_BARE_SIGNS)
         if not is_image or (len(match[2]) < _LEAST_URL and not is_token):
             return match[0]
@@ -247,6 +300,22 @@ class _Walk:
     def _found(self, source: Base64Image | RemoteImage, *, inline: bool, at: int | None = None) -> FoundImage:
         origin: Origin = "url" if isinstance(source, RemoteImage) else self._origin
         return FoundImage(source, origin, self._message, inline, at)
+
+
+def _may_be_blocks(text: str) -> bool:
+    return text[:64].lstrip()[:1] in ("[", "{") and any(sign in text for sign in _BLOCK_SIGNS)
+
+
+def _has_long_run(text: str) -> bool:
+    """Whether there may be `_LEAST_BARE` letters of base64 in a row; never wrong where there are."""
+    samples = range(0, len(text) - _SAMPLE + 1, _LEAST_BARE - _SAMPLE + 1)
+    return any(_SAMPLE_OF_RUN.match(text, at) for at in samples)
+
+
+def _text_for(part: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """What stands in the image's place; a cache mark, which clients set on the last part of a message, stays there."""
+    mark = {"cache_control": part["cache_control"]} if "cache_control" in part else {}
+    return {"type": "text", "text": text, **mark}
 
 
 def _deeper_than(limit: int, value: Any) -> bool:

@@ -28,14 +28,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import orjson
-
-from cache.composed import composed
-from router.protocol.cache_marks import without_cache_control
 from router.protocol.pictures import has_pictures, with_some_pictures
+from router.protocol.plain import OF_SYSTEM, PlainMessages, calls_of, words_of_system
 
 Stands = Callable[[Iterable[int], int], bool]
 """Whether what was seen in these images, kept at that stamp of the table, still stands in the prompt."""
@@ -82,9 +79,11 @@ class KeptTable:
 class Trail:
     """The place of every message of a history, and of what comes next."""
 
-    def __init__(self, messages: Sequence[Any], wire: str = "") -> None:
-        """`wire`: the format that the history came in; those of different formats have no place in common."""
-        self._head = _head(messages)
+    def __init__(self, messages: Sequence[Any], wire: str = "", plain: PlainMessages | None = None) -> None:
+        """`wire`: the format that the history came in; those of different formats have no place in common.  `plain`:
+        who remembers what counts of a message."""
+        self._plain = PlainMessages() if plain is None else plain
+        self._head = words_of_system(messages)
         self._chain = hashlib.sha256(wire.encode())
         self._wire = wire.encode()
         self._before = b""
@@ -92,15 +91,14 @@ class Trail:
 
     def follow(self, message: Any) -> Place:
         """The place of a message that follows all others; the next one follows it."""
-        plain = _plain_message(message)
-        self._chain.update(plain)
-        near, calls = self._wire + self._before + plain, _plain_calls(message)
+        plain = self._plain.of(message)
+        self._chain.update(plain.words)
         place = Place(
             self._chain.hexdigest()[:40],
-            hashlib.sha256(near).hexdigest()[:40],
-            hashlib.sha256(self._wire + calls).hexdigest()[:40] if calls else "",
+            hashlib.sha256(self._wire + self._before + plain.words).hexdigest()[:40],
+            hashlib.sha256(self._wire + plain.calls).hexdigest()[:40] if plain.calls else "",
         )
-        self._before = plain or self._before
+        self._before = plain.words or self._before
         return place
 
     def of_table(self, index: int) -> Place:
@@ -154,7 +152,7 @@ def with_results(messages: Sequence[Any], results: Sequence[Mapping[str, Any]]) 
     """A history that begins behind a mixed turn, with what answers our calls of it among the client's own results."""
     at = next((index for index, message in enumerate(messages) if _is_result(message)), None)
     if at is None:  # the client answers nothing: behind the system's words
-        at = sum(isinstance(message, Mapping) and message.get("role") in _OF_SYSTEM for message in messages[:1])
+        at = sum(isinstance(message, Mapping) and message.get("role") in OF_SYSTEM for message in messages[:1])
     behind = at
     while behind < len(messages) and _is_result(messages[behind]):
         behind += 1
@@ -210,7 +208,7 @@ def _with_ids_of(message: Any, turn: KeptTurn) -> KeptTurn:
     last = turn.said[-1]
     answered = {result.get("tool_call_id") for result in turn.results}
     ours = [call.get("id") for call in last.get("tool_calls") or () if call.get("id") not in answered]
-    theirs = [call.get("id") for call in _calls(message)] if isinstance(message, Mapping) else []
+    theirs = [call.get("id") for call in calls_of(message)] if isinstance(message, Mapping) else []
     if ours == theirs or len(ours) != len(theirs):
         return turn
     renamed = dict(zip(ours, theirs, strict=True))
@@ -240,119 +238,3 @@ def with_table(message: Mapping[str, Any], text: str) -> dict[str, Any]:
 
 def _is_result(message: Any) -> bool:
     return isinstance(message, Mapping) and message.get("role") == "tool" and "tool_call_id" in message
-
-
-# The same, however it was written down
-
-_OF_SYSTEM = ("system", "developer")
-
-
-@dataclass(frozen=True, slots=True)
-class _Aside:
-    """A part of a text that clients put in and take out again."""
-
-    opening: str
-    closing: str
-    role: str = field(default="")
-
-
-_ASIDES = (
-    _Aside("<system-reminder>", "</system-reminder>"),  # Claude Code moves them from message to message
-    _Aside("<think>", "</think>", "assistant"),  # thoughts that a client keeps in the text
-    _Aside('<details type="reasoning"', "</details>", "assistant"),  # Open WebUI
-)
-
-
-def _head(messages: Sequence[Any]) -> bytes:
-    """The words of the system before anybody else's."""
-    head = hashlib.sha256()
-    for message in messages:
-        if not isinstance(message, Mapping) or message.get("role") not in _OF_SYSTEM:
-            break
-        head.update(_dumps(_words(message.get("content"), "system")))
-    return head.digest()
-
-
-def _plain_message(message: Any) -> bytes:
-    """What counts of a message: no ids, which clients rewrite and some servers count anew in each turn, and nothing of
-    the system's words, which hold the date and the like."""
-    if not isinstance(message, Mapping):
-        return _dumps(message)
-    role = message.get("role")
-    if role in _OF_SYSTEM:
-        return b""
-    calls = [[call["function"].get("name"), _value(call["function"].get("arguments"))] for call in _calls(message)]
-    words = _words(message.get("content"), str(role))
-    if role == "user" and not words:
-        return b""  # nothing but reminders, which are gone the next time
-    return _dumps([role, words, calls])
-
-
-def _plain_calls(message: Any) -> bytes:
-    """What counts of a message where its calls are known by their ids alone; nothing where they have none."""
-    calls = _calls(message) if isinstance(message, Mapping) else []
-    ids = [[call["function"].get("name"), call.get("id")] for call in calls]
-    if not ids or not all(isinstance(id_, str) and id_ for _, id_ in ids):
-        return b""
-    return _dumps(["calls", _words(message.get("content"), "assistant"), ids])
-
-
-def _words(content: Any, role: str) -> Any:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return _plain_text(content, role)
-    if not isinstance(content, list):
-        return content
-    texts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
-    words = _plain_text("\n".join(text for text in texts if isinstance(text, str)), role)
-    if role == "assistant":
-        return words  # beside them stand thoughts, calls, what the server carried out itself
-    others = [
-        without_cache_control(part) for part, text in zip(content, texts, strict=True) if not isinstance(text, str)
-    ]
-    return [words, others] if others else words
-
-
-def _plain_text(text: str, role: str) -> str:
-    for aside in _ASIDES:
-        if aside.opening in text and aside.role in ("", role):
-            text = _without(text, aside)
-    text = composed(text)
-    # The brain's words may be in several parts, cut wherever a thought or a call stood.
-    return text.replace(" ", "") if role == "assistant" else text
-
-
-def _without(text: str, aside: _Aside) -> str:
-    """In linear time, whatever somebody wrote: an opening without an end stays."""
-    kept: list[str] = []
-    at = 0
-    while (begin := text.find(aside.opening, at)) >= 0:
-        end = text.find(aside.closing, begin)
-        if end < 0:
-            break
-        kept.append(text[at:begin])
-        at = end + len(aside.closing)
-    return "".join([*kept, text[at:]])
-
-
-def _calls(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    calls = message.get("tool_calls")
-    if not isinstance(calls, list):
-        return []
-    return [call for call in calls if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping)]
-
-
-def _value(arguments: Any) -> Any:
-    """Arguments as a value: clients parse them and write them again with other spaces."""
-    try:
-        return orjson.loads(arguments) if isinstance(arguments, str) else arguments
-    except orjson.JSONDecodeError:
-        return arguments
-
-
-def _dumps(value: Any) -> bytes:
-    try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
-    except TypeError:  # nested deeper than it writes, numbers beyond 64 bits, half a surrogate pair
-        return repr(value).encode("utf-8", "replace")

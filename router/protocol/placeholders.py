@@ -1,8 +1,9 @@
 """The words that stand for an image, and finding numbers in words.
 
-A placeholder is a function of the image, its number and its origin alone, so that a history renders to the same
-bytes on every later turn and the server's prefix cache keeps hitting.  It says plainly that nothing is visible and
-what to do, because a model that reads "[Image #1]" alone pretends to have seen it or searches the disk for it.
+A placeholder is a function of the image, its numbers (ours, and the client's where that is another) and the name of
+the tool alone, so that a history renders to the same bytes on every later turn and the server's prefix cache keeps
+hitting.  It says plainly that nothing is visible and what to do, because a model that reads "[Image #1]" alone pretends
+to have seen it or searches the disk for it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Facts about engines, as data: what each sends, takes and refuses.
 
-Where a fact comes from stands beside it.  A new engine is a new row here and nothing elsewhere.
+Where a fact comes from stands beside it.  A new engine is a new row here, and its name in
+`router.config.options.Engine`.
 """
 
 from __future__ import annotations
