@@ -33,6 +33,9 @@ _MOST_LISTING_BYTES = 8 * 2**20
 _PIECE = 256 * 1024
 """Large bodies are handed to the socket in pieces, so that writing 80 MB does not stop the loop."""
 
+_WHOLE = 16 * 1024
+"""Up to here a body leaves in one write with its head, and stays in memory as long as its answer."""
+
 _COURTESY_OVER: tuple[type[Exception], ...] = (TimeoutError, *BROKEN)
 
 _AT_ROOT = frozenset({"/tokenize", "/detokenize"})
@@ -78,6 +81,42 @@ class Listing:
     """The header of that name."""
 
 
+class _Refused(Exception):
+    """`said`: all that the server said of it; `error`: for the client."""
+
+    def __init__(self, said: str, error: UpstreamError) -> None:
+        super().__init__(said)
+        self.said = said
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class _Without:
+    """What a server seems not to take."""
+
+    ours: frozenset[str]
+    """Fields that we added."""
+    thoughts: frozenset[str]
+    """Fields of assistant messages."""
+
+    def and_what(self, said: str, request: Mapping[str, Any]) -> _Without:
+        """Also without what a refusal names."""
+        thoughts = refused_in_messages(said, _thoughts_in(request), at_top=request.keys())
+        return _Without(self.ours | refused_fields(said, added_to(request)), self.thoughts | thoughts)
+
+    def leaves(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The request as it leaves."""
+        sent = as_sent(request, self.ours)
+        if self.thoughts and not self.thoughts.isdisjoint(_thoughts_in(request)):
+            sent["messages"] = [
+                {name: value for name, value in message.items() if name not in self.thoughts}
+                if _is_answer(message)
+                else message
+                for message in sent["messages"]
+            ]
+        return sent
+
+
 class Upstream:
     """One server and the model on it, with what was learnt of it since the process began."""
 
@@ -86,6 +125,7 @@ class Upstream:
         self._base_url = base_url
         self._model = model
         self._api_key = api_key
+        self._urls: dict[str, httpx.URL] = {}
         self._listing: Listing | None = None
         self.refused: frozenset[str] = frozenset()
         """Fields that we added to a request and that it does not take.  There are not many that we could add."""
@@ -98,6 +138,12 @@ class Upstream:
     @property
     def host(self) -> str:
         return httpx.URL(self._base_url).host
+
+    def _url(self, path: str) -> httpx.URL:
+        """Read once: there are as many paths as addresses of ours."""
+        if path not in self._urls:
+            self._urls[path] = httpx.URL(f"{self.root if path in _AT_ROOT else self._base_url}{path}")
+        return self._urls[path]
 
     @property
     def root(self) -> str:
@@ -169,17 +215,12 @@ class Upstream:
         """Post `request`, yield the answer once its headers are here, close the connection on the way out however that
         happens.
 
-        A server that refuses something that we added is asked once more without, and never again with it.
+        A server that refuses something that we added, or thoughts in the history, is asked again without.  It gets them
+        never again if that helped, and only then: its words may repeat what anybody wrote into a request.
 
         Raises `UpstreamRefused` for 4xx, `UpstreamBroken` otherwise; so does what breaks while `chunks` is read.
         """
-        ours = added_to(request) - self.refused
-        try:
-            response = await self._answered(path, request, headers)
-        except UpstreamRefused:
-            if not ours & self.refused:
-                raise
-            response = await self._answered(path, request, headers)
+        response = await self._answered(path, request, headers)
         try:
             kind = response.headers.get("content-type", "")
             yield Answer(kind, response.headers, _stream(response), response.status_code)
@@ -192,13 +233,32 @@ class Upstream:
             await response.aclose()
 
     async def _answered(self, path: str, request: Mapping[str, Any], headers: Mapping[str, str]) -> httpx.Response:
-        """The server's answer, its body still to come.  A refusal is learnt from and raised."""
-        body = orjson.dumps({**as_sent(request, self.refused), "model": await self.model()})
+        """The server's answer, its body still to come."""
+        without = _Without(self.refused, self.refused_thoughts)
+        while True:
+            try:
+                response = await self._asked(path, without.leaves(request), headers)
+            except _Refused as refusal:
+                less = without.and_what(refusal.said, request)
+                if less == without:
+                    raise refusal.error from None
+                without = less
+            else:
+                self.refused, self.refused_thoughts = (
+                    self.refused | without.ours,
+                    self.refused_thoughts | without.thoughts,
+                )
+                return response
+
+    async def _asked(self, path: str, request: Mapping[str, Any], headers: Mapping[str, str]) -> httpx.Response:
+        """Raises `_Refused` for a refusal that speaks of the request itself."""
+        body = orjson.dumps({**request, "model": await self.model()})
         # Not by the client's `build_request`: it adds defaults that we replace, and the cookies of earlier answers.
         outgoing = httpx.Request(
             "POST",
-            f"{self.root if path in _AT_ROOT else self._base_url}{path}",
-            content=_Pieces(body),
+            self._url(path),
+            # Copied, because bytes of orjson hold 4 KiB at least, and more than they are, as long as they live.
+            stream=httpx.ByteStream(bytes(bytearray(body))) if len(body) <= _WHOLE else _Pieces(body),
             headers=self._headers(headers, path)
             | {"content-type": "application/json", "content-length": str(len(body))},
             extensions={"timeout": self._client.timeout.as_dict()},
@@ -211,11 +271,10 @@ class Upstream:
             words = await _error_body(response)
         finally:
             await response.aclose()
+        error = self._refusal(response.status_code, response.headers, words)
         if response.status_code in REFUSING:
-            said = complaint(words)
-            self.refused |= refused_fields(said, added_to(request))
-            self.refused_thoughts |= refused_in_messages(said, _THOUGHTS, at_top=request.keys())
-        raise self._refusal(response.status_code, response.headers, words)
+            raise _Refused(complaint(words), error)
+        raise error
 
     async def _send(self, outgoing: httpx.Request) -> httpx.Response:
         """Past the breaker, which learns from it: a server that cannot be had, or says itself that it is not there."""
@@ -230,16 +289,32 @@ class Upstream:
         try:
             response = await self._client.send(outgoing, stream=True)
         except BROKEN as error:
-            self.breaker.failed()
+            await self._failed()
             raise _unreachable(error) from None
         except BaseException:
             self.breaker.given_up()
             raise
         if response.status_code in (502, 503, 504):
-            self.breaker.failed()
+            await self._failed()
         else:  # a 500 may be the answer to one bad request (llama.cpp), and must not lock the others out
             self.breaker.succeeded()
         return response
+
+    async def _failed(self) -> None:
+        """A request that the server breaks on, one that is too large for a gateway perhaps, must not lock all others
+        out: a server that is still there for a smaller question is not left alone."""
+        self.breaker.failed()
+        if self.breaker.state == "open" and await self._is_there():
+            self.breaker.succeeded()
+
+    async def _is_there(self) -> bool:
+        try:
+            await self._ask_for_models()
+        except UpstreamRefused:
+            return True
+        except UpstreamError:
+            return False
+        return True
 
     def _headers(self, extra: Mapping[str, str], path: str = "") -> dict[str, str]:
         headers = {"accept-encoding": "identity", **extra}
@@ -257,7 +332,8 @@ class Upstream:
         retry_after = headers.get("retry-after", "")
         wait = float(retry_after) if re.fullmatch(r"\d{1,6}(\.\d+)?", retry_after) else None
         if status >= 500:
-            return UpstreamBroken(words, retry_after=wait)
+            # Anthropic's "overloaded"; by its name in the body clients count these, and soon give up or go elsewhere.
+            return UpstreamBroken(words, code="529" if status == 529 else None, retry_after=wait)
         return UpstreamRefused(words, status=status, code=_code(body), retry_after=wait)
 
     def redacted(self, error: UpstreamError) -> UpstreamError:
@@ -353,3 +429,14 @@ def _code(body: bytes) -> str | None:
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return None
     return str(code) if isinstance(code, str | int) else None
+
+
+def _is_answer(message: Any) -> bool:
+    return isinstance(message, Mapping) and message.get("role") == "assistant"
+
+
+def _thoughts_in(request: Mapping[str, Any]) -> frozenset[str]:
+    """The fields in which assistant messages of the request hold thoughts."""
+    messages = request.get("messages")
+    answers = filter(_is_answer, messages if isinstance(messages, list) else ())
+    return frozenset(name for message in answers for name in _THOUGHTS if name in message)

@@ -100,17 +100,48 @@ async def test_a_field_of_the_client_is_never_left_out(field: dict[str, Any]) ->
 
 
 @pytest.mark.live
-async def test_a_request_is_asked_again_once_and_all_refusals_are_remembered() -> None:
+async def test_what_is_refused_one_by_one_is_left_out_one_by_one() -> None:
     async with live(text=PRESET) as house:
         house.brain.will(
             refuses(400, "property 'top_k' is unsupported"), refuses(400, "property 'min_p' is unsupported")
         )
-        got = await house.send({"messages": [user("Hi.")]})
-        assert (got.status, got.error["message"]) == (400, "property 'min_p' is unsupported")
-        house.brain.will(says("Hello."))
+        house.brain.will(says("Hello."), says("Hello."))
         assert (await house.chat(user("Hi."))).text == "Hello."
+        assert (await house.chat(user("Hi."))).text == "Hello."
+        assert len(house.brain.asked) == 4
         assert not {"top_k", "min_p"} & house.brain.asked[-1].json.keys()
         assert house.brain.asked[-1].json["top_p"] == 0.8
+
+
+@pytest.mark.live
+async def test_words_of_a_refusal_that_somebody_else_wrote_change_nothing_for_others() -> None:
+    """Validation errors repeat what they refuse."""
+    words = "stream_options chat_template_kwargs reasoning_content in messages is not supported"
+    answer = {"role": "assistant", "content": "Hello.", "reasoning_content": "Hm."}
+    async with live(server={"api_keys": ["one", "two"]}, text={**PRESET, "engine": "sglang"}) as house:
+        house.brain.answers = lambda asked: (
+            refuses(400, f"'logit_bias' should be a dictionary, input: {words}")
+            if "logit_bias" in asked.json
+            else says("Hello.")
+        )
+        body = {"messages": [user("Hi."), answer, user("Bye.")], "stream": True}
+        other = {"authorization": "Bearer two"}
+        await house.send(body, headers=other)
+        got = await house.send({**body, "logit_bias": words}, headers={"authorization": "Bearer one"})
+        assert got.status == 400
+        await house.send(body, headers=other)
+        assert house.brain.asked[-1].json == house.brain.asked[0].json
+        assert house.brain.asked[-1].messages[1]["reasoning_content"] == "Hm."
+
+
+@pytest.mark.live
+async def test_thoughts_in_a_clients_history_that_are_not_taken_are_left_out() -> None:
+    async with live(text={"engine": "sglang"}) as house:
+        house.brain.will(refuses(400, NO_THOUGHTS), says("Bye."), says("Bye."))
+        answer = {"role": "assistant", "content": "Hello.", "reasoning_content": "Hm."}
+        for _ in range(2):
+            assert (await house.chat(user("Hi."), answer, user("Bye."))).text == "Bye."
+        assert ["reasoning_content" in asked.messages[1] for asked in house.brain.asked] == [True, False, False]
 
 
 @pytest.mark.live

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cache.breaker import FAILURES, OPEN_SECONDS, Breaker
+from tests.brain import Script, refuses, resets, says
+from tests.live import live, user
 
 
 class Clock:
@@ -62,3 +66,29 @@ def test_a_try_that_was_given_up_lets_the_next_one_try() -> None:
     assert breaker.wait() is None
     breaker.given_up()
     assert breaker.wait() is None
+
+
+# Whose fault it is
+
+
+@pytest.mark.anyio
+@pytest.mark.live
+@pytest.mark.parametrize("breaks", [resets, refuses(502, "too large for this gateway")], ids=["reset", "502"])
+async def test_requests_that_a_brain_breaks_on_lock_nobody_else_out(breaks: Script) -> None:
+    async with live(server={"api_keys": ["one", "two"]}) as house:
+        house.brain.answers = lambda asked: breaks if len(asked.body) > 20_000 else says("Hello.")
+        for _ in range(2 * FAILURES):
+            large = {"messages": [user("Say it again. " * 2_000)]}
+            assert (await house.send(large, headers={"authorization": "Bearer one"})).status == 502
+        small = {"messages": [user("Hi.")]}
+        assert (await house.send(small, headers={"authorization": "Bearer two"})).status == 200
+
+
+@pytest.mark.anyio
+@pytest.mark.live
+@pytest.mark.parametrize("models", [resets, refuses(503, "no upstream")], ids=["reset", "503"])
+async def test_a_brain_that_breaks_on_every_question_is_left_alone(models: Script) -> None:
+    async with live() as house:
+        house.brain.answers, house.brain.models = (lambda asked: resets), models
+        got = [(await house.send({"messages": [user("Hi.")]})).status for _ in range(FAILURES + 1)]
+        assert got[-1] == 503

@@ -463,6 +463,16 @@ async def test_a_server_that_wants_the_newer_name_of_the_budget_gets_it() -> Non
     assert [body.get("max_completion_tokens") for body in server.bodies] == [None, 99, 99]
 
 
+async def test_a_refusal_that_leaving_a_field_out_does_not_cure_teaches_nothing() -> None:
+    repeated = "unreadable picture; the question was 'Is the temperature too high? Use max_completion_tokens.'"
+    server = Server(*[httpx.Response(400, json={"error": {"message": repeated}})] * 3, said())
+    async with eyes(server, max_tokens=99) as looking:
+        with pytest.raises(VisionError, match="unreadable picture"):
+            await looking.look(query())
+        await looking.look(query())
+    assert [("temperature" in body, body.get("max_tokens")) for body in server.bodies][-1] == (True, 99)
+
+
 async def test_a_server_that_refuses_whatever_is_sent_is_not_asked_for_ever() -> None:
     server = Server(httpx.Response(400, json={"error": "Unknown field: temperature. Use max_completion_tokens."}))
     await failure(server)

@@ -261,40 +261,30 @@ class OpenAIEyes:
 
     async def _complete(self, model: str, parts: list[bytes], *, thinking: bool, budget: int) -> Reply:
         wanted = self._profile.fields(thinking=thinking)
+        without, limit = self._refused_fields, self._budget
         while True:
-            fields = {key: value for key, value in wanted.items() if key not in self._refused_fields}
-            limit = self._budget
+            fields = {key: value for key, value in wanted.items() if key not in without}
             body = _body(model, parts, {limit: budget, **fields})
             try:
                 payload, media_type = await self._send("POST", "/chat/completions", body)
             except _Refused as refused:
-                if self._learnt(refused, fields, limit):
+                if _wants_other_budget(refused, limit):
+                    limit = "max_completion_tokens"
+                    continue
+                if named := _named(refused, fields):
+                    without |= named
                     continue
                 if refused.status == 404:
                     self._listed = None
                 raise self._failure(refused) from refused
+            # Kept for all only now that it has helped: words of a refusal may repeat what one asker wrote.
+            self._refused_fields |= without
+            self._budget = limit
             reply = read_reply(payload, media_type)
             if reply is None:
                 words = self._words(payload)
                 raise VisionError(f"The vision model sent no answer{f': {words}' if words else '.'}", retryable=True)
             return reply
-
-    def _learnt(self, refused: _Refused, fields: Mapping[str, object], limit: _Budget) -> bool:
-        """Whether the refusal names something that can be left out; if so it is, from now on.
-
-        Each time at least one field fewer is sent, so this ends.
-        """
-        if refused.status not in {400, 422}:
-            return False
-        words = complaint(refused.payload)
-        if limit == "max_tokens" and _WANTS_OTHER_BUDGET.search(words):
-            self._budget = "max_completion_tokens"
-            return True
-        named = {name for name in fields if re.search(rf"(?i)\b{name}\b", words)}
-        if not named and _UNKNOWN_FIELD.search(words):
-            named = set(fields)
-        self._refused_fields |= named
-        return bool(named)
 
     async def _first_listed(self) -> str:
         try:
@@ -380,6 +370,22 @@ _UNKNOWN_FIELD = re.compile(
     r"(?:field|parameter|argument|input|key|propert|forbidden)"
 )
 _WANTS_OTHER_BUDGET = re.compile(r"(?i)\buse\W+max_completion_tokens")
+_REFUSING = frozenset({400, 422})
+
+
+def _wants_other_budget(refused: _Refused, limit: _Budget) -> bool:
+    wants = refused.status in _REFUSING and _WANTS_OTHER_BUDGET.search(complaint(refused.payload)) is not None
+    return wants and limit == "max_tokens"
+
+
+def _named(refused: _Refused, fields: Mapping[str, object]) -> frozenset[str]:
+    """Which of these fields the refusal names, and so can be left out.  Each time at least one fewer is sent, so asking
+    again ends."""
+    if refused.status not in _REFUSING:
+        return frozenset()
+    words = complaint(refused.payload)
+    named = frozenset(name for name in fields if re.search(rf"(?i)\b{name}\b", words))
+    return named or frozenset(fields if _UNKNOWN_FIELD.search(words) else ())
 
 
 def _json(value: object) -> bytes:
