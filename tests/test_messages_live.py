@@ -103,6 +103,18 @@ async def test_images_in_results_are_words_where_they_stood(house: House) -> Non
     assert asked == text("And now?")
 
 
+async def test_a_cache_mark_on_an_image_stays_in_its_place(house: House) -> None:
+    # Claude Code marks the last block of a message, which a pasted image is.
+    house.brain.will(says_message("Hello."))
+    mark = {"cache_control": {"type": "ephemeral"}}
+    said = {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "read", "input": {}}]}
+    await ask(house, user("What?", {**image(CAT), **mark}), said, user(result("a", {**image(DOG), **mark})))
+    first, _, last = house.brain.asked[0].json["messages"]
+    for block in (first["content"][1], last["content"][0]["content"][0]):
+        assert block.keys() == {"type", "text", "cache_control"}
+        assert block["cache_control"] == mark["cache_control"]
+
+
 async def test_documents_pass_as_they_came(house: House) -> None:
     # Base64 of anything holds the first letters of a JPEG now and then.
     data = "JVBERi0xLjQK" + "A" * 300 + "/9j/" + "B" * 5000
@@ -464,6 +476,16 @@ async def test_the_servers_refusal_keeps_status_and_words(house: House, status: 
     assert (got.status, error_of(got)) == (status, {"type": types[status], "message": words})
 
 
+@pytest.mark.parametrize("looked", [False, True])
+async def test_an_overloaded_server_is_called_so(house: House, looked: bool) -> None:
+    """In the status it is a 502 as any other; clients know it by the type, which an event has too."""
+    busy = refuses(529, "Overloaded", headers={"retry-after": "60"})
+    house.brain.will(*([says_message("Let me look.", looks(1, "What?"))] if looked else []), busy)
+    got = await house.send(body([user("What?", image(CAT))], stream=True), path=PATH)
+    told = read_stream(got.body).error if looked else error_of(got)
+    assert (got.status, told) == (200 if looked else 502, {"type": "overloaded_error", "message": "Overloaded"})
+
+
 async def test_an_error_in_the_middle_is_an_event(house: House) -> None:
     broken = event("error", error={"type": "overloaded_error", "message": "Busy."})
     house.brain.will(bytes_of(start() + opens(0, "text", text="") + broken))
@@ -567,6 +589,18 @@ async def test_a_client_that_hangs_up_ends_the_brains_work(house: House) -> None
         await line.until(b"Hello.")
         await line.hang_up()
         await soon(house.brain.asked[0].gone.wait())
+
+
+async def test_signed_thoughts_come_back_as_they_were_signed_even_where_the_looks_are_lost(house: House) -> None:
+    # In another session (a fork, a store that was emptied) the history goes to the server as the client has it.
+    first, second = Thought("I must look.", "one"), Thought("A cat, then.", "two")
+    house.brain.will(says_message(first, looks(1, "What is it?")), says_message(second, "A cat."), says_message("Bye."))
+    asked = user("What is it?", image(CAT))
+    answer = await ask(house, asked, headers={"x-session-id": "one"})
+    await ask(house, asked, echoed(answer), user("Bye."), headers={"x-session-id": "another"})
+    said = house.brain.asked[2].json["messages"][1]["content"]
+    thoughts = [{"type": "thinking", "thinking": one.text, "signature": one.signature} for one in (first, second)]
+    assert said == [*thoughts, text("A cat.")]
 
 
 async def test_a_redacted_thought_passes_and_comes_back(house: House) -> None:

@@ -53,8 +53,11 @@ def two_looks(house: House) -> None:
 
 
 def check(message: Any) -> None:
-    thought, words = message.content
-    assert (thought.type, thought.thinking, thought.signature) == ("thinking", "A picture.\n\nCloser.", "two")
+    *thoughts, words = message.content
+    assert [(one.type, one.thinking, one.signature) for one in thoughts] == [
+        ("thinking", "A picture.", "one"),
+        ("thinking", "Closer.", "two"),
+    ]
     assert (words.type, words.text) == ("text", "It is a tabby cat.")
     assert (message.role, message.model, message.stop_reason) == ("assistant", "brain", "end_turn")
     usage = message.usage
@@ -68,7 +71,7 @@ async def test_the_streaming_helper_puts_a_spliced_answer_together(house: House,
         message = await stream.get_final_message()
     check(message)
     assert kinds.count("message_start") == 1
-    assert kinds.count("content_block_stop") == 2
+    assert kinds.count("content_block_stop") == 3
     assert kinds[-1] == "message_stop"
 
 

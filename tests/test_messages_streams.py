@@ -81,12 +81,30 @@ FIXTURES: Final = [
         said=[[text("Let me look."), use("toolu_look", "analyzeImage", **ASKED)]],
     ),
     Fixture(
-        "thoughts of two turns are one, with the last signature",
+        "signed thoughts of two turns are two, each with its own signature",
         [
             start() + thoughts(0, "I must look.", signature="one") + look(1) + ends("tool_use"),
             start() + thoughts(0, "So.", signature="two") + words(1, "A cat.") + ends(),
         ],
-        [thought("I must look.\n\nSo.", "two"), text("A cat.")],
+        [thought("I must look.", "one"), thought("So.", "two"), text("A cat.")],
+        said=[[thought("I must look.", "one"), use("toolu_look", "analyzeImage", **ASKED)]],
+    ),
+    Fixture(
+        "thoughts of two turns that nobody signed are one",
+        [
+            start() + thoughts(0, "I must look.", signature="") + look(1) + ends("tool_use"),
+            start() + thoughts(0, "So.", signature="") + words(1, "A cat.") + ends(),
+        ],
+        [thought("I must look.\n\nSo.", ""), text("A cat.")],
+        said=[[thought("I must look.", ""), use("toolu_look", "analyzeImage", **ASKED)]],
+    ),
+    Fixture(
+        "blank thoughts behind a signed one are none",
+        [
+            start() + thoughts(0, "I must look.", signature="one") + look(1) + ends("tool_use"),
+            start() + thoughts(0, "\n", signature=None) + words(1, "A cat.") + ends(),
+        ],
+        [thought("I must look.", "one"), text("A cat.")],
         said=[[thought("I must look.", "one"), use("toolu_look", "analyzeImage", **ASKED)]],
     ),
     Fixture(

@@ -69,7 +69,7 @@ def test_a_look_is_hidden_and_the_answer_follows(server: str, manner: str) -> No
     assert orjson.loads(done.calls[0][0].arguments)["image"] == "1"
     *thoughts, said = blocks_of(look, done)
     assert "K7RW" in said["text"]
-    assert [block["type"] for block in thoughts] == ["thinking"] * (manner == "stream_think" or bool(thoughts))
+    assert {block["type"] for block in thoughts} == ({"thinking"} if manner == "stream_think" or thoughts else set())
     assert done.outcome.reason == "stop"
     assert done.outcome.usage is not None
     assert done.outcome.usage["output_tokens"] > 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from itertools import pairwise
 from typing import Any, Final
 
 import orjson
@@ -27,7 +28,7 @@ NO_RETRIES: Final = "request_max_retries = 0\nstream_max_retries = 0\n"
 async def codex(stage: Stage, *arguments: str, more: str = "") -> tuple[Ran, list[dict[str, Any]]]:
     """`more`: lines for the provider.  What it printed: an event on each line."""
     folder = stage.home / ".codex"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "config.toml").write_text(stage.printed("codex") + more)
     (stage.home / "cat.png").write_bytes(picture(1))
     (stage.home / "dog.png").write_bytes(picture(2))
@@ -93,6 +94,23 @@ async def test_its_own_tools_beside_a_look_and_a_picture_that_one_of_them_reads(
         assert "[Image #2]" in results["call_b"]
         assert "A small dog." in third.json["input"][-1]["output"]
         assert third.json["input"][: len(items)] == items
+
+
+async def test_a_session_that_is_taken_up_again_goes_on_where_it_was(on_stage: OnStage) -> None:
+    async with on_stage() as stage:
+        stage.house.brain.will(
+            says(Thinks("A picture."), "Let me look.", looks(1, "What?")), says(Thinks("A cat, then."), "It is a cat.")
+        )
+        await codex(stage, "-i", "cat.png", "--", "What is this?")
+        stage.house.brain.will(says(looks(2, "What?")), says("It is a dog."))
+        ran, events = await codex(stage, "resume", "--last", "-i", "dog.png", "--", "And [Image #1]?")
+        assert (ran.code, texts(events)) == (0, ["It is a dog."])
+        asked = [one.json["input"] for one in stage.house.brain.asked]
+        for before, after in pairwise(asked):
+            assert after[: len(before)] == before
+        said = [part["text"] for part in asked[2][-1]["content"]]
+        assert "And [Image #2]?" in said, "it counts the pictures of each message from 1"
+        assert any("the user's image 1" in text for text in said)
 
 
 async def test_heartbeats_while_the_eyes_take_their_time(on_stage: OnStage) -> None:

@@ -2,7 +2,8 @@
 
 *   one `message_start`, with the server's id and the name by which the client asked for the model;
 *   blocks numbered from 0, each ended before the next begins.  Text goes on in the open text block and thoughts in the
-    open thought, whichever turn they are of; a thought's signature is told at its end, the last one that was told;
+    open thought, whichever turn they are of.  A thought that was signed is over: with more in it, the server would not
+    take it back.  The signature is told at its end;
 *   a text block even where nothing was said: clients read `content[0]`;
 *   `message_delta` with the stop reason and the usage of the whole answer, then `message_stop`.
 """
@@ -93,7 +94,7 @@ class EventWriter:
 
     def _say(self, kind: str, text: str) -> bytes:
         begun = b""
-        if self._kind != kind:
+        if self._kind != kind or self._signature:
             text = _at_head(kind, text)
             if not text:
                 return b""
@@ -103,7 +104,7 @@ class EventWriter:
     def _opaque(self, delta: Mapping[str, Any]) -> bytes:
         match delta:
             case {"signature": str(signature)}:
-                if self._kind == "thinking":
+                if self._kind == "thinking" and not self._signature:
                     self._signature = signature
             case {"ending": Mapping() as ending}:
                 self._ending = ending
@@ -214,7 +215,7 @@ class MessageWriter:
         return orjson.dumps(error_body(error))
 
     def _say(self, kind: str, text: str) -> None:
-        if self._open != kind:
+        if self._open != kind or self._blocks[-1].get("signature"):
             text = _at_head(kind, text)
             if not text:
                 return
@@ -237,7 +238,7 @@ class MessageWriter:
     def _opaque(self, delta: Mapping[str, Any]) -> None:
         match delta:
             case {"signature": str(signature)}:
-                if self._open == "thinking":
+                if self._open == "thinking" and not self._blocks[-1]["signature"]:
                     self._blocks[-1]["signature"] = signature
             case {"end": str(kind)}:
                 if self._open == kind:
