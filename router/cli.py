@@ -65,6 +65,12 @@ def serve(
 
     flags = Flags(host=host, port=port, text=text, text_model=text_model, vision=vision, vision_model=vision_model)
     loaded = _load(config, flags)
+    if workers > 1 and loaded.settings.store.kind == "memory":
+        typer.echo(
+            "chiasm: warning: [store] kind = 'memory' is not shared: each worker numbers and remembers images on its "
+            "own; use 'disk' or 'redis', or one worker",
+            err=True,
+        )
     try:
         run(loaded.settings, workers=workers)
     except OSError as error:
@@ -107,7 +113,14 @@ def doctor(
     config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
     repeat: Annotated[int, typer.Option(min=1, max=100, help="How often a tool call is asked for, each way.")] = 3,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to spend at most, prompts and answers.")] = 60_000,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Tokens to spend at most, prompts and answers.",
+            show_default="60000, more with --repeat",
+        ),
+    ] = None,
     text: Annotated[str | None, typer.Option(help="The brain, as of `serve`.")] = None,
     text_model: Annotated[
         str | None, typer.Option(help="The brain's model id.", show_default="the first listed")

@@ -978,3 +978,33 @@ def test_a_key_behind_an_address_is_not_shown(machine: Machine, mark: str) -> No
     assert SECRET not in problem
     assert "https://host/v1" in problem
     assert "must not hold '?' or '#'" in problem
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "itself"),
+    [
+        ("http://127.0.0.1:8090/v1", "127.0.0.1", 8090, True),
+        ("http://localhost:8090/v1", "127.0.0.1", 8090, True),
+        ("http://[::1]:8090/v1", "::", 8090, True),
+        ("http://127.0.0.1:8090/v1", "0.0.0.0", 8090, True),
+        ("http://gpu:80/v1", "gpu", 80, True),
+        ("http://gpu/v1", "gpu", 80, True),
+        ("https://gpu/v1", "gpu", 80, False),
+        ("http://127.0.0.1:8000/v1", "127.0.0.1", 8090, False),
+        ("http://127.0.0.2:8090/v1", "127.0.0.1", 8090, False),
+        ("http://gpu:8090/v1", "0.0.0.0", 8090, False),
+        ("http://127.0.0.1:8090/v1", "192.168.1.5", 8090, False),
+    ],
+)
+def test_a_server_that_is_chiasm_itself_is_refused(url: str, host: str, port: int, itself: bool) -> None:
+    server = {"host": host, "port": port, "api_keys": ["k" * 16]}
+    words = []
+    for table in ("text", "vision"):
+        other = "vision" if table == "text" else "text"
+        tables = {"server": server, table: [{"base_url": url}], other: [{"base_url": "http://elsewhere:1/v1"}]}
+        try:
+            Settings.model_validate(tables)
+        except ValidationError as error:
+            words.append(str(error))
+    assert len(words) == (2 if itself else 0)
+    assert all("is where Chiasm itself will listen" in one for one in words)

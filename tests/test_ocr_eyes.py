@@ -87,6 +87,7 @@ async def test_real_words_are_read_with_their_place_and_without_any_network(monk
         assert await looking.ready() is None
         found = await looking.look(query(data))
     assert found.usage == VisionUsage(calls=1)
+    assert found.text.startswith("It reads: Invoice 4711 Total 99.50 Thank you\n")
     assert "text recognition (OCR) alone" in found.text
     assert "[Image #1], 640x240 pixels: 3 lines of text" in found.text
     read = places(found.text)

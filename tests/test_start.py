@@ -49,3 +49,17 @@ async def test_without_redis_it_starts_with_one_line_of_warning_and_answers(
             service.terminate()
             await service.ended()
             assert PASSWORD not in service.log.read_text()
+
+
+@pytest.mark.parametrize(("kind", "workers", "warned"), [("memory", 2, True), ("memory", 1, False), ("disk", 2, False)])
+async def test_workers_without_a_store_that_they_share_are_warned_of(
+    tmp_path: Path, kind: str, workers: int, warned: bool
+) -> None:
+    tables = Options(store={"kind": kind, "path": str(tmp_path / "store")})
+    async with Brain() as brain, Eyes() as eyes:
+        wanted = tables.tables(brain.url, eyes.url)
+        async with service_process(tmp_path, wanted, "--workers", str(workers)) as service:
+            said = service.log.read_text()
+            assert said.startswith("chiasm: warning: [store] kind = 'memory' is not shared") is warned
+            service.terminate()
+            await service.ended()

@@ -21,6 +21,18 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_at(url: str, host: str, port: int) -> bool:
+    """Whether whoever listens on `host` and `port` would be asked by this URL; of names, only `localhost` is known."""
+    asked = urlsplit(url)
+    if (asked.port or (443 if asked.scheme == "https" else 80)) != port:
+        return False
+    name, listening = (asked.hostname or "").lower(), host.strip("[]").lower()
+    everywhere = listening in ("0.0.0.0", "::")  # noqa: S104 (nothing is bound here)
+    if everywhere or "localhost" in (name, listening):
+        return is_loopback(name) and (everywhere or is_loopback(listening))
+    return name == listening
+
+
 def _not_a_bool(value: object) -> object:
     # To Python, and so to pydantic, true is the number 1; whoever writes `max_turns = true` means something else.
     if isinstance(value, bool):

@@ -24,6 +24,7 @@ from router.config.options import (
     Price,
     Secret,
     Turns,
+    is_at,
     is_loopback,
 )
 from router.config.spelling import nearest
@@ -267,6 +268,17 @@ class Settings(_Table):
                     f"[[text]] #{number} has images = {text.images!r}, but there is no [[vision]]: add one or give "
                     "--vision URL (kind = 'ocr' needs no server), or set images to 'off'"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _nobody_asks_himself(self) -> Self:
+        for table, entries in (("text", self.text), ("vision", self.vision)):
+            for number, entry in enumerate(entries, 1):
+                if entry.base_url and is_at(entry.base_url, self.server.host, self.server.port):
+                    raise ValueError(
+                        f"[[{table}]] #{number} base_url {entry.base_url} is where Chiasm itself will listen: give the "
+                        "address of the model's server, or another [server] port"
+                    )
         return self
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from threading import Lock
 from typing import Any
 
@@ -58,6 +59,16 @@ _PREAMBLE = (
     "This comes from text recognition (OCR) alone: it tells text and its position, nothing about objects, colours or "
     "people, and it has not read the task."
 )
+
+
+_BEGINNING = 120
+"""Characters of what was read that tell one picture from another."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    beginning: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +123,10 @@ class OcrEyes:
             raise VisionError(f"Text recognition did not finish within {self._timeout:g} s.", retryable=True) from error
         except Exception as error:
             raise VisionError(f"Text recognition failed ({type(error).__name__}).", retryable=False) from error
-        return VisionAnswer("\n\n".join([_PREAMBLE, *sections]), VisionUsage(calls=1))
+        # What an answer about one picture begins with becomes the picture's description.
+        beginning = [sections[0].beginning] if len(sections) == 1 else []
+        text = "\n\n".join([*beginning, _PREAMBLE, *(section.text for section in sections)])
+        return VisionAnswer(text, VisionUsage(calls=1))
 
     async def identity(self) -> str:
         """The recogniser with its models, and the sizes at which pictures are searched."""
@@ -136,13 +150,13 @@ class OcrEyes:
         if self._own_pixels:
             await asyncio.to_thread(self._pixels.close)
 
-    async def _read(self, image: VisionImage, asker: str) -> str:
+    async def _read(self, image: VisionImage, asker: str) -> _Section:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._section, image, asker)
         except VisionError as error:
             raise VisionError(f"[Image #{image.number}]: {error}", retryable=error.retryable) from error
 
-    def _section(self, image: VisionImage, asker: str) -> str:
+    def _section(self, image: VisionImage, asker: str) -> _Section:
         engine = self._loaded()
         wanted = Search(LONGEST_SIDE, MOST_PIXELS, WIDEST_RATIO, SHORTEST_SIDE)
         picture = searchable(self._pixels, image.data, image.region, wanted, limits=self._limits, tenant=asker)
@@ -153,12 +167,14 @@ class OcrEyes:
         title = f"[Image #{image.number}], {picture.width}x{picture.height} pixels"
         title += f" ({'; '.join(notes)})" if notes else ""
         if not lines:
-            return f"{title}: no text found."
+            return _Section("No text found.", f"{title}: no text found.")
         count = "1 line of text" if len(lines) == 1 else f"{len(lines)} lines of text"
-        return "\n".join(
+        section = "\n".join(
             [f"{title}: {count}, each as x,y,w,h in pixels of the original and what it says."]
             + [_written(line) for line in lines]
         )
+        words = shorten(" ".join(line.text for line in lines), _BEGINNING, placeholder=" …")
+        return _Section(f"It reads: {neutralise(words)}", section)
 
     def _loaded(self) -> Any:
         with self._loading:
