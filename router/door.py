@@ -139,7 +139,7 @@ class Door:
     def _tenant(self, headers: Mapping[str, str]) -> str:
         if not self._api_keys:
             origin = headers.get("origin")
-            if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
+            if origin is not None and not is_loopback(_host_of(origin)):
                 # Without keys whoever reaches the port may ask, and any web page that the user visits can reach it,
                 # under whatever host name; browsers always say whose page asks.
                 raise Forbidden("pages of other hosts may not ask here while server.api_keys is empty")
@@ -152,6 +152,13 @@ class Door:
             if key and any(matches):
                 return tenant_of(key)
         raise Unauthorized("the API key is missing or wrong: send one of server.api_keys as Bearer or x-api-key")
+
+
+def _host_of(origin: str) -> str:
+    try:
+        return urlsplit(origin).hostname or ""
+    except ValueError:
+        return ""
 
 
 def told(error: Exception, request_id: str) -> ChiasmError:
@@ -171,9 +178,9 @@ class _Watched:
         self._send = send
         self.started = False
 
-    async def __call__(self, message: Message) -> None:
+    def __call__(self, message: Message) -> Awaitable[None]:
         self.started = True
-        await self._send(message)
+        return self._send(message)
 
 
 async def _refuse_the_rest(receive: Receive, send: Send, status: int, body: bytes, headers: Mapping[str, str]) -> None:

@@ -149,7 +149,7 @@ def _check(answer: Answer) -> None:
     """Raises `UpstreamBroken` for what is no answer of a model's server."""
     if answer.status != 200:
         raise UpstreamBroken(f"the text model's server answered with status {answer.status}")
-    if "html" in answer.content_type:
+    if "html" in answer.content_type.lower():
         raise UpstreamBroken("the text model's server answered with a web page")
 
 

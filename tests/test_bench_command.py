@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,10 +17,14 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
+from rich.console import Console
 
+from router.bench import plan
 from router.bench.chiasm import DidNotStart, some_chiasm
 from router.bench.figures import METRICS, Measured, Stream
 from router.bench.plot import picture, png, svg
+from router.bench.report import Screen, as_json
+from router.bench.result import Result
 from router.config import Flags
 from router.http_client import http_client
 from tests.eyes import Eyes
@@ -222,6 +228,20 @@ async def test_a_wish_that_cannot_be_met_is_one_line_and_nothing_is_asked(
         assert err.startswith(f"chiasm: {words}"), err
         assert err.count("\n") == 1
         assert not brain.asked
+
+
+def test_a_servers_words_do_nothing_to_a_terminal() -> None:
+    written = StringIO()
+    screen = Screen(Console(file=written), Console(file=written, markup=False))
+    result = Result(
+        plan.Plan(), brain="m\x1b]0;title\x07\x9b31m\u202e\nnote: all is well", bounds=plan.Bounds(100, 10_000, 60.0)
+    )
+    screen.opening(result)
+    screen.closing(result)
+    assert [one for one in written.getvalue() if not one.isprintable() and one != "\n"] == []
+    assert "\nnote:" not in written.getvalue()
+    assert as_json(result).isascii()
+    assert json.loads(as_json(result))["brain"]["model"] == result.brain
 
 
 async def test_a_brain_that_is_not_there_is_one_line(tmp_path: Path) -> None:

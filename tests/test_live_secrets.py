@@ -110,6 +110,8 @@ async def test_a_code_cannot_forge_a_line_of_the_log(caplog: pytest.LogCaptureFi
         ("http://evil.example", 403),
         ("null", 403),
         ("https://127.0.0.1.evil.example", 403),
+        ("http://[", 403),
+        ("http://[::1", 403),
         ("http://localhost:3000", 200),
         ("http://127.0.0.1:8080", 200),
         ("http://[::1]:8080", 200),

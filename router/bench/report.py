@@ -20,6 +20,7 @@ from router.bench.images import ImageTurn
 from router.bench.needle import Needle
 from router.bench.plan import Side
 from router.bench.result import Result
+from router.doctor.words import cleaned
 
 _STOPPED = {
     "interrupted": "stopped by a signal: these are the figures so far",
@@ -62,7 +63,7 @@ class Screen:
         assert bounds is not None
         lines = [
             f"chiasm bench: at most {bounds.requests} requests, {bounds.tokens:,} tokens, {bounds.seconds:g} s",
-            f"  brain   {result.brain} at {result.brain_url}",
+            f"  brain   {cleaned(result.brain)} at {result.brain_url}",
             *([f"  chiasm  {result.chiasm}"] if result.chiasm else []),
             "  prompts " + ("counted by the server's tokenizer" if result.exact else _ESTIMATED),
         ]
@@ -184,7 +185,7 @@ def _number(value: float) -> str:
 
 
 def as_json(result: Result) -> str:
-    return json.dumps(told(result), ensure_ascii=False, indent=2) + "\n"
+    return json.dumps(told(result), indent=2) + "\n"
 
 
 def told(result: Result) -> dict[str, Any]:
