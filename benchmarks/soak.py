@@ -11,14 +11,17 @@ this process, which is also all the clients.  At most `--at-once` exchanges are 
 strictly as the tests read it, so that a fault that shows only now and then is counted too.
 
 What an exchange is about (a *step* of a conversation: words, a look, two, a mixed turn, over a history with images)
-follows from its place alone, so that histories are what a client would really send.  What becomes of it (a hang-up, a
-slow reader, a brain that fails in one of six ways) is chance.
+follows from its place alone, so that histories are what a client would really send; so does the wire format, which a
+conversation keeps.  What becomes of it (a hang-up, a slow reader, a brain that fails in one of six ways) is chance, and
+so is what is asked in between (`tests.visits`).
 
 Memory is only comparable at rest: at each interval new exchanges wait until the last one is over and the idle
 connections to the brain, which are kept for some seconds by intent, are closed.  By default conversations, images and
 questions come again and again, so that what the service remembers by intent is full early (each such memory has a
 bound, but some are tens of megabytes), and what grows afterwards has none.  With `--new` growth is, in part, those
 memories on their way to their bounds, SQLite's pages of the store among them: then the verdict says only how fast.
+Answers that a server is asked to store have a new id each, so only with `--new` are they asked for.  Variables of the
+C library's allocator (`MALLOC_…`) reach the service.
 """
 
 from __future__ import annotations
@@ -29,7 +32,6 @@ import gc
 import os
 import random
 import resource
-import socket
 import struct
 import sys
 import tempfile
@@ -72,7 +74,6 @@ from tests.live import (
     function,
     picture,
     post,
-    read_whole,
     running,
     service_process,
     shown,
@@ -80,7 +81,9 @@ from tests.live import (
     tool_result,
     user,
 )
-from tests.pure_splice import read_stream
+from tests.speakers import SPEAKERS
+from tests.speakers.speaker import Speaker
+from tests.visits import Visitors, told
 
 MOST_AT_ONCE: Final = 32
 REST_SECONDS: Final = 4.6
@@ -122,6 +125,8 @@ FATES: Final[dict[Fate, int]] = {
 }
 
 EYES_FAIL: Final = 0.03
+VISITS: Final = 0.1
+"""In so many cases a visit comes before an exchange."""
 
 
 # What is asked, and what the brain will say
@@ -138,6 +143,11 @@ class Step:
     def kind(self) -> Kind:
         chance = random.Random(f"{self.conversation} {self.number}")
         return chance.choices(list(KINDS), list(KINDS.values()))[0]
+
+    @property
+    def speaker(self) -> Speaker:
+        """Of its conversation's wire format."""
+        return list(SPEAKERS.values())[self.conversation % len(SPEAKERS)]
 
     @property
     def answer(self) -> str:
@@ -250,6 +260,8 @@ class Scripted(Brain):
 
     def _script(self, asked: Asked) -> Script:
         self.asked.clear()
+        if (answer := told(asked)) is not None:
+            return answer
         plan = self.plans.get(asked.headers.get("x-request-id", ""))
         # Of an exchange that its client has left meanwhile.
         return refuses(500, "nobody waits for this") if plan is None else plan.script(self.chance)
@@ -280,25 +292,42 @@ class Clients:
     port: int
     brain: Scripted
     chance: random.Random
+    visitors: Visitors
+    stored: bool
+    """Whether Responses are asked for that the server keeps."""
     results: Counter[tuple[Fate, str]] = field(default_factory=Counter)
     kinds: Counter[Kind] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     wrongs: int = 0
 
     async def exchange(self, plan: Plan) -> None:
+        if self.chance.random() < VISITS:
+            await self._visit()
         self.brain.plans[plan.id] = plan
         self.kinds[plan.step.kind] += 1
+        self.formats[plan.step.speaker.name] += 1
         try:
             async with asyncio.timeout(EXCHANGE_SECONDS):
                 result = await self._exchange(plan)
-        except (AssertionError, EOFError, OSError, TimeoutError) as error:
-            self.wrongs += 1
+        except (ValueError, AssertionError, EOFError, OSError, TimeoutError) as error:
+            self._note(f"{plan}: {error!r:.300}")
             result = "WRONG"
-            if len(self.wrong) < 5:
-                self.wrong.append(f"{plan}: {error!r:.300}")
         finally:
             del self.brain.plans[plan.id]
         self.results[plan.fate, result] += 1
+
+    async def _visit(self) -> None:
+        try:
+            async with asyncio.timeout(EXCHANGE_SECONDS):
+                await self.visitors.visit()
+        except (ValueError, AssertionError, EOFError, OSError, TimeoutError) as error:
+            self._note(f"a visit: {error!r:.600}")
+
+    def _note(self, wrong: str) -> None:
+        self.wrongs += 1
+        if len(self.wrong) < 5:
+            self.wrong.append(wrong)
 
     async def _exchange(self, plan: Plan) -> str:
         messages = plan.step.history()
@@ -323,7 +352,8 @@ class Clients:
             assert got.status in (*expected, 503), (got.status, got.body)
             return f"status {got.status}", 0
         assert plan.fate not in ("429", "500", "reset"), got.body
-        answer = read_stream(got.body) if stream else read_whole(got.body)
+        speaker = plan.step.speaker
+        answer = speaker.read_stream(got.body) if stream else speaker.read_whole(got.body)
         if answer.error is not None:
             assert plan.fate in ("garbage", "broken off", "cut short"), answer
             return "error event", 0
@@ -347,33 +377,25 @@ class Clients:
         return "left"
 
     async def _read_slowly(self, plan: Plan, messages: Sequence[Any]) -> str:
-        taken, last = 0, b""
         async with self._line(plan, messages, True, receive_buffer=8192) as line:
             while await line.more():
-                taken += len(line.raw)
-                last = bytes(line.raw[-64:])
-                line.raw.clear()
-                if last.endswith(b"0\r\n\r\n"):
+                if line.raw.endswith(b"0\r\n\r\n"):
                     break
                 if self.chance.random() < 0.1:
                     await asyncio.sleep(0.005)
-        assert b"data: [DONE]" in last, last
-        assert taken > LONG_ANSWER
+            answer = plan.step.speaker.read_stream(line.body)
+        assert answer.finish == "stop", answer.error
+        assert len(answer.text) >= LONG_ANSWER - 16_384
         return "whole answer"
 
-    def _line(self, plan: Plan, messages: Sequence[Any], stream: bool, *, receive_buffer: int = 0) -> Leaving:
-        body = {"messages": messages, "stream": stream, "tools": [function("read_file")]}
+    def _line(self, plan: Plan, messages: Sequence[Any], stream: bool, *, receive_buffer: int = 0) -> Line:
+        speaker = plan.step.speaker
+        body = speaker.request({"messages": messages, "stream": stream, "tools": [function("read_file")]})
+        if speaker.name == "responses":
+            body["store"] = self.stored
         headers = {"x-request-id": plan.id, "x-chiasm-conversation": f"soak-{plan.step.conversation}"}
-        return Leaving(self.port, post(orjson.dumps(body), headers=headers), receive_buffer=receive_buffer)
-
-
-class Leaving(Line):
-    """A line that can also end as a process does that is killed."""
-
-    def reset(self) -> None:
-        sock = self._writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._writer.transport.abort()
+        request = post(orjson.dumps(body), path=speaker.path, headers=headers)
+        return Line(self.port, request, receive_buffer=receive_buffer)
 
 
 # What the kernel knows, and what it comes to
@@ -448,7 +470,8 @@ async def served(folder: Path, brain: Brain, eyes: Eyes, *, inside: bool) -> Asy
         async with running(options.settings(brain.url, eyes.url)) as port:
             yield Service(port, os.getpid(), None)
         return
-    async with service_process(folder, options.tables(brain.url, eyes.url)) as service:
+    allocator = {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}
+    async with service_process(folder, options.tables(brain.url, eyes.url), environ=allocator) as service:
         yield Service(service.port, service.process.pid, service.log)
         service.terminate()
         await service.ended()
@@ -478,7 +501,8 @@ async def soak(count: int, *, at_once: int, new: New, inside: bool) -> bool:
     todo = plans(count, new)
     with tempfile.TemporaryDirectory(prefix="chiasm-soak-") as name, traced(inside) as snapshots:
         async with Scripted() as brain, Seeing() as eyes, served(Path(name), brain, eyes, inside=inside) as service:
-            clients = Clients(service.port, brain, random.Random(2))
+            visitors = Visitors(service.port, random.Random(5))
+            clients = Clients(service.port, brain, random.Random(2), visitors, stored=new != "nothing")
 
             async def some(left: list[int]) -> None:
                 while left[0] > 0:
@@ -517,9 +541,13 @@ async def soak(count: int, *, at_once: int, new: New, inside: bool) -> bool:
     print(f"\n{count:,} exchanges, {count / busy:.0f} per second, {at_once} at once; {eyes.count:,} looks; ", end="")
     print(f"store {stored / 2**20:.0f} MiB; new: {new}")
     print("kinds:", ", ".join(f"{kind} {number:,}" for kind, number in clients.kinds.most_common()))
+    print("formats:", ", ".join(f"{name} {number:,}" for name, number in clients.formats.most_common()))
     for fate in get_args(Fate):
         found = ", ".join(f"{what} {n:,}" for (whose, what), n in sorted(clients.results.items()) if whose == fate)
         print(f"  {fate:12} {found}")
+    print(f"{visitors.results.total():,} visits in between:")
+    for door in sorted({door for door, _ in visitors.results}):
+        print(f"  {door:58}", ", ".join(f"{s}: {n:,}" for (d, s), n in sorted(visitors.results.items()) if d == door))
     print(f"wrong answers: {clients.wrongs}; picture data that reached the brain: {len(faults)}; ", end="")
     print(f"errors and tracebacks in the log: {len(complaints)}")
     for line in [*clients.wrong, *faults[:5], *complaints[:5]]:

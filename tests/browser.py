@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright, expect
+
+from tests.live import DEADLINE
 
 _QUIET = (
     "--disable-background-networking",
@@ -56,7 +58,7 @@ class Chromium:
     async def visits(self, port: int, *, console_may_say: str = "", **profile: Any) -> AsyncIterator[Visit]:
         """`profile`: as of Playwright's `new_context`.  `console_may_say`: in a line that is expected."""
         context = await self._browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **profile})
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(1000 * DEADLINE)
         page = await context.new_page()
         visit = Visit(context, page, port)
 
@@ -85,6 +87,7 @@ def _note(visit: Visit, url: str) -> None:
 async def browser() -> AsyncIterator[Chromium]:
     found = shutil.which("chromium")
     assert found is not None, "there is no chromium: run tests/install_chromium.sh"
+    expect.set_options(timeout=1000 * DEADLINE)
     async with async_playwright() as playwright:
         started = await playwright.chromium.launch(executable_path=found, args=_QUIET)
         try:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import Phase, settings
 
+import router.http_client
 from tests.speakers import SPEAKERS, speak
 from tests.speakers.speaker import Speaker
 
@@ -29,6 +30,12 @@ if "HYPOTHESIS_PROFILE" in os.environ:
 def anyio_backend() -> str:
     """The service runs on asyncio (its HTTP transport does), so that is where it is tested."""
     return "asyncio"
+
+
+@pytest.fixture
+def brief_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle connections to servers are closed at once, for tests that wait until nothing is left of an answer."""
+    monkeypatch.setattr(router.http_client, "_KEEPALIVE_SECONDS", 0.05)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

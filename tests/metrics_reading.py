@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.live import House
+from tests.live import DEADLINE, House
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +49,11 @@ async def scrape(house: House) -> Scraped:
     assert got.status == 200, got.body
     assert got.headers["content-type"].startswith("text/plain; version=")
     return Scraped.read(got.body.decode())
+
+
+async def scraped_until(house: House, condition: Callable[[Scraped], bool]) -> Scraped:
+    """The first that it holds for."""
+    async with asyncio.timeout(DEADLINE):
+        while not condition(got := await scrape(house)):
+            pass
+    return got

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from tests.live import becomes, soon
@@ -103,6 +104,9 @@ def _once(text: str, old: str, new: str) -> str:
 
 
 def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Below those that Linux gives to connections, one of which could have it before the proxy does."""
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port

@@ -68,7 +68,7 @@ def figure(result: Result, key: str, streams: int, side: Side = "alone") -> Summ
 
 
 async def test_figures_agree_with_the_times_that_the_server_wrote_down() -> None:
-    async with PacedBrain(Pace(first=0.2, gap=0.02, events=20)) as brain:
+    async with PacedBrain(Pace(first=0.2, gap=0.06, events=20)) as brain:
         brain.will_pace()
         result = await measured(brain, Plan(sides=ALONE, streams=(3,), rounds=1, prompt_tokens=200))
         told_by_server = brain.records[1:]  # the first was to warm up
@@ -86,7 +86,7 @@ async def test_figures_agree_with_the_times_that_the_server_wrote_down() -> None
 
 
 async def test_several_tokens_an_event_make_the_rate_of_tokens_and_not_of_events() -> None:
-    async with PacedBrain(Pace(gap=0.03, events=12, tokens_per_event=4)) as brain:
+    async with PacedBrain(Pace(gap=0.08, events=12, tokens_per_event=4)) as brain:
         brain.will_pace()
         result = await measured(brain, Plan(sides=ALONE, streams=(1,), rounds=1))
         assert figure(result, "stream_tokens_per_s", 1).median == pytest.approx(brain.records[1].rate, rel=CLOSE)
@@ -329,7 +329,7 @@ def picture_of(asked: Asked) -> bytes:
 
 
 async def test_figures_agree_with_an_independent_client_within_five_percent() -> None:
-    async with PacedBrain(Pace(first=0.5, gap=0.02, events=25)) as brain:
+    async with PacedBrain(Pace(first=1.0, gap=0.03, events=25)) as brain:
         brain.will_pace()
         target = Target("alone", brain.url, brain.model, "")
         request = target.request([{"role": "user", "content": "Count."}], 25)

@@ -262,7 +262,7 @@ async def test_what_is_for_those_inside_stays_inside(proxy: str, tmp_path: Path)
     async with (
         services(tmp_path, 1) as [(service, _)],
         PROXIES[proxy](tmp_path, [service.port]) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE, trust_env=False) as client,
     ):
         for path in ("/readyz", "/metrics", "/admin", "/admin/api/conversations"):
             assert (await client.get(path)).status_code == 404

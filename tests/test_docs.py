@@ -160,7 +160,9 @@ async def neighbourhood(folder: Path) -> AsyncIterator[Neighbourhood]:
         tables = Options(server={"admin_key": "admin-key"}).tables(brain.url, eyes.url)
         (folder / "home").mkdir()
         async with service_process(folder / "home", tables) as service:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}", trust_env=False) as client:
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{service.port}", timeout=DEADLINE, trust_env=False
+            ) as client:
                 body = body_of([user("Hi.", *(shown(data_url(picture(seed))) for seed in (1, 2, 3)))], {})
                 (await client.post("/v1/chat/completions", json=body)).raise_for_status()
                 listed = await client.get("/admin/api/conversations", headers={"x-api-key": "admin-key"})

@@ -37,8 +37,8 @@ from tests.pure_splice import read_stream
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
-DRAIN: dict[str, Any] = {"drain_seconds": 6}
-"""Of which one second is for those who ask `/readyz`."""
+DRAIN: dict[str, Any] = {"drain_seconds": 60}
+"""Of which five seconds are for those who ask `/readyz`, where there are any."""
 
 
 @asynccontextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import base64
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,11 @@ import router.admission
 import tools.vision.turns
 from tests.brain import Asked, Script, looks, says
 from tests.eyes import sees
-from tests.live import House, becomes, live, picture, shown, soon, user
+from tests.live import DEADLINE, House, becomes, live, picture, shown, soon, user
+from tests.metrics_reading import scraped_until
 from tools.call import ToolCall, ToolResult
 from tools.definition import ToolDefinition
+from tools.places import Places
 from tools.toolbox import LOOKS_AT_ONCE, MOST_CALLS, Toolbox
 
 pytestmark = [pytest.mark.anyio]
@@ -49,7 +52,7 @@ async def test_who_asks_one_thing_is_looked_for_before_the_rest_of_him_who_asks_
         await soon(house.eyes.came())
         one = asyncio.ensure_future(ask(house, "one", 99))
         await soon(house.brain.came(7))
-        await asyncio.sleep(0.3)  # all of them have asked for their look
+        await scraped_until(house, lambda got: got("chiasm_looks_waiting") == 6)
         gate.set()
         await soon(asyncio.gather(one, *many))
         assert house.eyes.at_once == 1
@@ -83,7 +86,7 @@ async def test_too_many_looks_are_told_to_the_brain_as_busy_and_the_answer_goes_
         house.brain.will(says(*[looks(1, f"Question {number}?") for number in range(5)]), says("So."))
         asking = asyncio.ensure_future(house.chat(user(shown(picture(1))), stream=True))
         await soon(house.eyes.came())
-        await asyncio.sleep(0.2)
+        await scraped_until(house, lambda got: got("chiasm_looks_total", outcome="busy") == 3)
         gate.set()
         assert (await soon(asking)).text == "So."
         results = [message["content"] for message in house.brain.asked[1].messages if message["role"] == "tool"]
@@ -121,25 +124,36 @@ async def test_a_request_of_forty_images_in_caption_mode_has_them_all_described_
 
 @pytest.mark.live
 async def test_one_image_is_admitted_between_those_of_another_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[int] = []
-    really = router.admission._open
+    opened: list[bytes] = []
+    askers: set[str] = set()
+    gate = threading.Event()
+    really, place = router.admission._open, Places.of
 
-    def slowly(payload: memoryview, *rest: Any) -> Any:
-        time.sleep(0.01)
-        opened.append(len(payload))
+    def gated(payload: memoryview, *rest: Any) -> Any:
+        opened.append(bytes(payload))
+        assert gate.wait(DEADLINE)
         return really(payload, *rest)
 
-    monkeypatch.setattr(router.admission, "_open", slowly)
+    def noted(self: Places, who: str) -> Any:
+        askers.add(who)
+        return place(self, who)
+
+    monkeypatch.setattr(router.admission, "_open", gated)
+    monkeypatch.setattr(Places, "of", noted)
     mine = picture(500)
     async with live(server={"api_keys": KEYS}) as house:
         house.brain.answers = lambda asked: says("So.")
         others = [shown(picture(seed)) for seed in range(100)]
         many = asyncio.ensure_future(house.chat(user(*others), headers=key("many")))
-        await becomes(lambda: len(opened) > 2)
-        await house.chat(user(shown(mine)), headers=key("one"))
-        assert len(opened) < 60
+        await becomes(lambda: len(opened) == 2)
+        one = asyncio.ensure_future(house.chat(user(shown(mine)), headers=key("one")))
+        await becomes(lambda: len(askers) == 2)
+        gate.set()
+        await soon(one)
         await soon(many)
         assert len(opened) == 101
+        # Its turn comes twice, once to be known and once to be opened.
+        assert opened.index(base64.b64encode(mine)) < 10
         assert "[Image #100]" in str([asked.messages for asked in house.brain.asked])
 
 

@@ -7,8 +7,9 @@ it was, the next request is answered as if nothing had been, and nothing of it i
 
 Each row of a table is a fault, each column a phase; `cells` makes tests of them.  What another test shows already is
 named there instead of being done twice, and what cannot be is there with the reason.  `make test` runs some cells, so
-that each fault and each phase is met, and a sample of those of the brain in each of the other wire formats;
-`CHIASM_FAULTS=1` (`make test-faults`) runs all of them in all.
+that each fault and each phase is met, and a sample of them in each of the other wire formats; `CHIASM_FAULTS=1`
+(`make test-faults`) runs all of them in all.  What comes of clients and services that go stands in
+`tests/test_leaving.py`.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from router.config import Settings
 from tests.brain import Asked, Brain, Hangs, HungUp, LoopbackServer, Script, Wire, looks, says, whole
 from tests.eyes import Eyes, sees
 from tests.live import (
+    DEADLINE,
     Footprint,
     Got,
     House,
@@ -350,6 +352,13 @@ BRAIN: Final[dict[str, BrainRow]] = {
     ),
     "half a character": row(breaks_a_character, FINE, CUT, CUT, CUT, FINE, FINE, GARBLED, GARBLED),
     "trickles": row(trickles, *[FINE] * 8),
+    "400": row(
+        refuses(400),
+        Failed(400, "error", "no room for this"),
+        *[IN_HEADERS] * 4,
+        Failed(400, "error", "no room for this"),
+        *[IN_HEADERS] * 2,
+    ),
     "429": row(
         refuses(429),
         Failed(429, "error", "no room for this"),
@@ -618,8 +627,11 @@ POSSIBLE: Final = [cell for cell in CELLS if not isinstance(cell.outcome, Elsewh
 ALL: Final = bool(os.environ.get("CHIASM_FAULTS"))
 RUN: Final = POSSIBLE if ALL else some_of(POSSIBLE)
 
-IN_OTHER_FORMATS: Final = [cell for cell in RUN if cell.part == "brain"][:: 1 if ALL else 4]
-"""Eyes speak Chat Completions whoever asks, and stores nothing at all."""
+IN_OTHER_FORMATS: Final = [
+    cell
+    for part in ("brain", "eyes", "store")
+    for cell in [cell for cell in RUN if cell.part == part][:: 1 if ALL else 4]
+]
 
 
 @pytest.mark.usefixtures("hasty")
@@ -628,6 +640,10 @@ IN_OTHER_FORMATS: Final = [cell for cell in RUN if cell.part == "brain"][:: 1 if
 async def test_a_fault_is_what_the_table_says_and_leaves_nothing_behind(
     cell: Cell, names: Names, tmp_path: Path, speaker: Speaker
 ) -> None:
+    await fails(cell, names, tmp_path)
+
+
+async def fails(cell: Cell, names: Names, tmp_path: Path) -> None:
     match cell.part:
         case "brain":
             await brain_fails(cell, names)
@@ -656,8 +672,8 @@ async def test_what_a_fault_would_leave_behind_is_noticed(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.formats("messages", "responses")
 @pytest.mark.parametrize("cell", IN_OTHER_FORMATS, ids=str)
-async def test_a_fault_of_the_brain_is_the_same_in_other_formats(cell: Cell, names: Names, speaker: Speaker) -> None:
-    await brain_fails(cell, names)
+async def test_a_fault_is_the_same_in_other_formats(cell: Cell, names: Names, tmp_path: Path, speaker: Speaker) -> None:
+    await fails(cell, names, tmp_path)
 
 
 def test_every_cell_has_one_name_and_those_shown_elsewhere_are_shown_there() -> None:
@@ -1090,7 +1106,9 @@ async def test_a_brain_that_hangs_or_is_down_keeps_nobody_waiting_who_asks_anoth
         limits = httpx.Limits(max_keepalive_connections=0)
         async with (
             running(Settings.model_validate(tables)) as port,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=limits, trust_env=False) as client,
+            httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE, limits=limits, trust_env=False
+            ) as client,
         ):
             house = House(well, eyes, port, client)
             sick.answers = lambda asked: says(Hangs())

@@ -15,12 +15,13 @@ from cache.store import StoreError
 from router.health import Pulse
 from tests.brain import Asked, Brain, Wire, nobody, refuses, says
 from tests.eyes import Eyes
-from tests.live import House, Options, becomes, live, running, soon, user
+from tests.live import DEADLINE, House, Options, becomes, live, running, soon, user
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
 
-async def test_however_often_it_is_asked_the_servers_are_asked_once_in_a_while() -> None:
+async def test_however_often_it_is_asked_the_servers_are_asked_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router.health, "FRESH_SECONDS", 10 * DEADLINE)
     async with live() as house:
         asked = 0
 
@@ -86,7 +87,7 @@ async def test_an_open_breaker_is_visible() -> None:
         Eyes() as eyes,
         Brain() as brain,
         running(Options().settings(nowhere, eyes.url)) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE) as client,
     ):
         house = House(brain, eyes, port, client)
         for _ in range(4):

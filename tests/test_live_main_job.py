@@ -35,6 +35,7 @@ from tests.brain import (
 )
 from tests.eyes import Eyes, sees
 from tests.live import (
+    DEADLINE,
     House,
     Options,
     assistant,
@@ -325,6 +326,7 @@ async def test_a_session_header_reaches_the_brain_and_the_clients_key_does_not()
             headers={
                 "authorization": "Bearer client-key",
                 "x-session-id": "s1",
+                "x-session-affinity": "s" * 1001,
                 "cookie": "c=1",
                 "x-request-id": "r-1",
             },
@@ -332,6 +334,7 @@ async def test_a_session_header_reaches_the_brain_and_the_clients_key_does_not()
         headers = house.brain.asked[0].headers
         assert headers["authorization"] == "Bearer brain-key"
         assert (headers["x-session-id"], headers["x-request-id"]) == ("s1", "r-1")
+        assert "x-session-affinity" not in headers
         assert "cookie" not in headers
         assert "client-key" not in str(headers)
 
@@ -773,7 +776,7 @@ async def test_not_ready_while_brain_or_eyes_are_down(down: str) -> None:
         urls = (nowhere, eyes.url) if down == "brain" else (brain.url, nowhere)
         async with (
             running(Options().settings(*urls)) as port,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE) as client,
         ):
             house = House(brain, eyes, port, client)
             got = await house.get("/readyz")
@@ -852,7 +855,7 @@ async def test_a_brain_that_is_not_there_is_502(stream: bool) -> None:
 
 @pytest.mark.parametrize("script", [hangs, says(Hangs())], ids=["before headers", "after headers"])
 async def test_silence_before_the_first_event_is_504(script: Script, stream: bool) -> None:
-    async with live(text={"first_byte_seconds": 0.3}) as house:
+    async with live(text={"first_byte_seconds": 0.5}) as house:
         house.brain.will(script)
         got = await house.send({"messages": [user("Hi.")], "stream": stream})
         assert (got.status, got.error["code"]) == (504, "upstream_timeout")

@@ -11,8 +11,7 @@ import asyncio
 import random
 import re
 import socket
-import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -269,9 +268,7 @@ async def test_a_client_that_resets_is_gone_like_any_other(house: House) -> None
     line = house.line(user("Hi."), stream=True)
     async with line:
         await line.until(b"Hello")
-        sock = line._writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        line._writer.transport.abort()
+        line.reset()
         await soon(house.brain.asked[0].gone.wait(), HANG_UP_SECONDS)
 
 
@@ -290,6 +287,7 @@ async def test_a_look_in_the_background_survives_the_hang_up(house: House) -> No
     assert not look.gone.is_set()
 
 
+@pytest.mark.usefixtures("brief_connections")
 async def test_nothing_is_left_behind_by_answers_hang_ups_and_failures(house: House) -> None:
     house.brain.will(says("Hello."))
     await house.chat(user("Hi."), stream=True)
@@ -381,6 +379,7 @@ async def test_fifty_exchanges_at_once_each_get_their_own_answer() -> None:
         assert len(house.brain.asked) == 100
 
 
+@pytest.mark.usefixtures("brief_connections")
 @pytest.mark.formats("chat")
 async def test_1500_clients_that_leave_at_any_moment_take_nothing_with_them(house: House) -> None:
     house.eyes.answers = lambda asked: sees("A cat.", after=0.02)
@@ -400,13 +399,15 @@ async def test_1500_clients_that_leave_at_any_moment_take_nothing_with_them(hous
 
     async def leaver() -> None:
         for _ in range(30):
-            _, writer = await asyncio.open_connection("127.0.0.1", house.port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
             writer.write(chance.choice(requests))
+            if chance.random() < 0.2:  # else, on a machine that is busy, all of them might leave before anything began
+                await reader.read(1)
             await asyncio.sleep(chance.random() * 0.25)
             writer.transport.abort()
             await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
-    await soon(asyncio.gather(*(leaver() for _ in range(50))), 60)
+    await soon(asyncio.gather(*(leaver() for _ in range(50))), 300)
     assert len(house.brain.asked) > 100, "too few got through to show anything"
     answers = await soon(asyncio.gather(*(house.chat(user("Hi."), stream=n % 2 == 0) for n in range(40))))
     assert {answer.text for answer in answers} == {"Hello there."}
@@ -449,35 +450,43 @@ async def test_no_status_of_the_brain_is_tried_again(house: House) -> None:
     assert len(house.brain.asked) == 1
 
 
-async def bad_framing(asked: Asked, wire: Wire) -> None:
-    said = Saying(1, ("Hello",), {}, "stop", None, False)
-    await wire.head(200, {"content-type": "text/event-stream"})
-    for data in asked.speaker.voice(said, asked.json).says("Hello"):
-        await wire.send(data)
-    await asyncio.sleep(0.05)  # in one read, the words would be lost with the framing
-    await wire.raw(b"zzz\r\nnot a chunk\r\n")
-    await wire.until_hung_up()
+def bad_framing(heard: asyncio.Event) -> Script:
+    async def script(asked: Asked, wire: Wire) -> None:
+        said = Saying(1, ("Hello",), {}, "stop", None, False)
+        await wire.head(200, {"content-type": "text/event-stream"})
+        for data in asked.speaker.voice(said, asked.json).says("Hello"):
+            await wire.send(data)
+        await heard.wait()
+        await wire.raw(b"zzz\r\nnot a chunk\r\n")
+        await wire.until_hung_up()
+
+    return script
 
 
-BROKEN: dict[str, Script] = {
-    "reset": says("Hello", Breaks()),
-    "ended without a finish": says("Hello", Ends()),
-    "an error event": says("Hello", Fails("CUDA error")),
-    "garbage": says("Hello", Sends(b"data: {broken\n\n"), Hangs()),
-    "an endless event": says("Hello", Sends(b"data: " + b"x" * 9_000_000), Hangs()),
-    "silence": says("Hello", Hangs()),
+BROKEN: dict[str, Callable[[asyncio.Event], Script]] = {
+    "reset": lambda heard: says("Hello", Waits(heard), Breaks()),
+    "ended without a finish": lambda _: says("Hello", Ends()),
+    "an error event": lambda _: says("Hello", Fails("CUDA error")),
+    "garbage": lambda _: says("Hello", Sends(b"data: {broken\n\n"), Hangs()),
+    "an endless event": lambda _: says("Hello", Sends(b"data: " + b"x" * 9_000_000), Hangs()),
+    "silence": lambda _: says("Hello", Hangs()),
     "bad framing": bad_framing,
 }
+"""`heard`: once the client has what was said before, which in one read with the fault would be lost."""
 
 
 @pytest.mark.parametrize("fault", BROKEN)
 @pytest.mark.parametrize("turn", [1, 2])
 async def test_a_break_in_the_middle_keeps_what_was_said_and_is_never_a_clean_end(fault: str, turn: int) -> None:
-    async with live(text={"idle_seconds": 0.3}) as house:
+    async with live(text={"idle_seconds": 0.5} if fault == "silence" else {}) as house:
         if turn == 2:
             house.brain.will(says("Let me look.", looks(1, "What?")))
-        house.brain.will(BROKEN[fault])
-        answer = await house.chat(user(shown(CAT)), stream=True)
+        heard = asyncio.Event()
+        house.brain.will(BROKEN[fault](heard))
+        async with house.line(user(shown(CAT)), stream=True) as line:
+            await line.until(b"Hello")
+            heard.set()
+            answer = house.read(await line.rest(), {"stream": True})
         assert answer.text == ("Hello" if turn == 1 else "Let me look.\n\nHello")
         assert answer.error is not None
         assert answer.error["type"] == "upstream_error"
@@ -494,7 +503,7 @@ async def test_a_second_turn_that_cannot_begin_is_an_event(fault: str) -> None:
         "silence": [hangs],
         "refused": [refuses(400, "context too long")],
     }
-    async with live(text={"first_byte_seconds": 0.3}) as house:
+    async with live(text={"first_byte_seconds": 1} if fault == "silence" else {}) as house:
         house.brain.will(says("Let me look.", looks(1, "What?")), *faults[fault])
         answer = await house.chat(user(shown(CAT)), stream=True)
         assert answer.text == "Let me look."
@@ -505,7 +514,7 @@ async def test_a_second_turn_that_cannot_begin_is_an_event(fault: str) -> None:
 
 @pytest.mark.parametrize("fault", [Breaks(), Ends(), Hangs(), Fails("CUDA error")])
 async def test_half_a_call_is_never_carried_out(fault: Any) -> None:
-    async with live(text={"idle_seconds": 0.3}) as house:
+    async with live(text={"idle_seconds": 0.5} if isinstance(fault, Hangs) else {}) as house:
         house.brain.will(says("Hm.", Begins("analyzeImage", '{"ima', "c1"), fault))
         answer = await house.chat(user(shown(CAT)), stream=True)
         assert (answer.text, answer.calls) == ("Hm.", [])
@@ -568,7 +577,7 @@ async def test_a_broken_whole_answer_is_502(house: House) -> None:
 
 async def test_sigterm_lets_running_answers_finish(tmp_path: Path) -> None:
     async with Brain() as brain, Eyes() as eyes:
-        tables = Options(server={"drain_seconds": 15}).tables(brain.url, eyes.url)
+        tables = Options(server={"drain_seconds": 60}).tables(brain.url, eyes.url)
         async with service_process(tmp_path, tables) as service, client_of(service.port, brain, eyes) as house:
             told, seen = asyncio.Event(), asyncio.Event()
             brain.answers = lambda asked: (
@@ -655,7 +664,7 @@ def refused(port: int) -> bool:
 
 @asynccontextmanager
 async def client_of(port: int, brain: Brain, eyes: Eyes) -> AsyncIterator[House]:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE, trust_env=False) as client:
         yield House(brain, eyes, port, client)
 
 

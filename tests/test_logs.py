@@ -16,7 +16,7 @@ from router.conversation import key_of
 from router.log_lines import FORMATTERS, REQUEST_ID, Fields, JsonLines, LogLines
 from tests.brain import Brain, Hangs, looks, refuses, says
 from tests.eyes import Eyes, sees
-from tests.live import Options, becomes, live, picture, service_process, shown, user
+from tests.live import DEADLINE, Options, becomes, live, picture, service_process, shown, user
 from tests.speakers.speaker import Speaker
 
 pytestmark = [pytest.mark.anyio]
@@ -170,7 +170,7 @@ async def test_the_service_writes_its_log_as_it_is_told(tmp_path: Path, form: st
         async with service_process(tmp_path, tables) as service:
             import httpx
 
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with httpx.AsyncClient(timeout=DEADLINE, trust_env=False) as client:
                 url = f"http://127.0.0.1:{service.port}/v1/chat/completions"
                 await client.post(url, json={"messages": [user("Hi.")]}, headers={"x-request-id": "r-7"})
             service.terminate()

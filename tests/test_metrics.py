@@ -36,7 +36,7 @@ from tests.live import (
     tool_result,
     user,
 )
-from tests.metrics_reading import Scraped, scrape
+from tests.metrics_reading import Scraped, scrape, scraped_until
 from tests.speakers.speaker import Speaker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
@@ -106,9 +106,9 @@ async def test_of_those_who_ask_the_same_at_once_one_is_answered_and_the_others_
             for name in ("one", "two", "three")
         ]
         await soon(house.eyes.came())
-        now: Scraped = await scrape(house)
+        await soon(house.brain.came(3))
+        now = await scrape(house)
         assert now("chiasm_exchanges_in_progress") == 3
-        await asyncio.sleep(0.1)
         may.set()
         await soon(asyncio.gather(*asking))
         got = await scrape(house)
@@ -123,13 +123,9 @@ async def test_looks_that_wait_for_a_place_are_seen_waiting() -> None:
         house.eyes.answers = lambda _: sees("a cat", after=may)
         house.brain.answers = lambda asked: says("Yes.") if len(asked.messages) > 1 else says(looks(1, "What?"))
         asking = [asyncio.create_task(house.chat(user("What?", shown(picture(n))))) for n in (1, 2, 3)]
-        loop, waiting = asyncio.get_running_loop(), 0.0
-        end = loop.time() + DEADLINE
-        while waiting < 2 and loop.time() < end:
-            waiting = (await scrape(house))("chiasm_looks_waiting", eyes="eyes")
+        await scraped_until(house, lambda got: got("chiasm_looks_waiting", eyes="eyes") == 2)
         may.set()
         await soon(asyncio.gather(*asking))
-    assert waiting == 2
 
 
 async def test_eyes_that_fail_and_images_that_are_gone_are_counted_by_kind() -> None:
@@ -192,12 +188,7 @@ async def test_a_client_that_leaves_is_counted_as_one() -> None:
         house.brain.will(says("Half", Hangs()))
         async with house.line(user("Hi."), stream=True) as line:
             await line.until(b"Half")
-        got = Scraped(())
-        for _ in range(200):
-            got = await scrape(house)
-            if got("chiasm_exchanges_total"):
-                break
-            await asyncio.sleep(0.01)
+        got = await scraped_until(house, lambda got: bool(got("chiasm_exchanges_total")))
     assert got.values("chiasm_exchanges_total", "outcome") == {"cancelled"}
     assert got("chiasm_chunks_total") >= 1
 

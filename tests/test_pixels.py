@@ -470,7 +470,7 @@ async def test_no_worker_outlives_the_service(tmp_path: Path, end: signal.Signal
         brain.will(says(Calls("analyzeImage", '{"image": "1", "task": "What is it?"}')), says("Well."))
         async with (
             service_process(tmp_path, Options().tables(brain.url, eyes.url)) as service,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}", trust_env=False) as client,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}", timeout=DEADLINE, trust_env=False) as client,
         ):
             answer = await House(brain, eyes, service.port, client).chat(user("What?", shown(SMALL)))
             assert answer.text == "Well."
