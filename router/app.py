@@ -99,9 +99,10 @@ def create_app(settings: Settings) -> Starlette:
 
     app = _Application(
         routes=[
-            Route("/v1/chat/completions", door(endpoints.chat_completions, "POST")),
-            Route("/v1/responses", door(endpoints.responses, "POST")),
-            Route("/v1/messages", door(endpoints.messages, "POST", error_body=messages_error_body)),
+            *[
+                Route(f"/v1{wire.path}", door(endpoints.completion(wire), "POST", error_body=wire.error_body))
+                for wire in endpoints.FORMATS
+            ],
             Route("/v1/messages/count_tokens", door(count_tokens.messages, "POST", error_body=messages_error_body)),
             Route("/v1/models", door(endpoints.models, "GET", "HEAD")),
             Route("/v1/models/{model:path}", door(endpoints.models, "GET", "HEAD")),

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from router.brain import Brain, choose, unknown_model
 from router.config import ServerSettings, Settings
 from router.conversation import SESSION_HEADERS
 from router.counting import Counting
-from router.door import Caller, read_body, told
+from router.door import Caller, Endpoint, read_body, told
 from router.errors import BodyTooLarge, ChiasmError, ShuttingDown
 from router.missing_path import explained
 from router.preparation import Preparation, Prepared
@@ -25,11 +25,11 @@ from router.protocol.chat.format import ChatCompletions
 from router.protocol.cuts import Cuts, cut
 from router.protocol.exchange import Exchange
 from router.protocol.messages.format import AnthropicMessages
-from router.protocol.responses.format import Responses, ResponsesAnswering
+from router.protocol.responses.format import Responses
 from router.protocol.wire_format import Envelope, WireFormat
 from router.relay import Out, Relay
 from router.response import ClientGone, EventStream, Receive, Send, send_json, unless_gone
-from router.response_ids import Link, Noting, ResponseIds
+from router.response_ids import Link, ResponseIds
 from router.watch import ExchangeWatch, Watch
 from tools.vision.backend import VisionBackend
 
@@ -115,14 +115,12 @@ async def _completion(wire: WireFormat, caller: Caller, scope: Any, receive: Rec
         await _whole(chat, receive, send)
 
 
-chat_completions = partial(_completion, ChatCompletions())
-"""`POST /v1/chat/completions`."""
+FORMATS: tuple[WireFormat, ...] = (ChatCompletions(), AnthropicMessages(), Responses())
 
-messages = partial(_completion, AnthropicMessages())
-"""`POST /v1/messages`."""
 
-responses = partial(_completion, Responses())
-"""`POST /v1/responses`."""
+def completion(wire: WireFormat) -> Endpoint:
+    """`POST` to the format's path under `/v1`."""
+    return partial(_completion, wire)
 
 
 async def _stream(chat: _Chat, server: ServerSettings, receive: Receive, send: Send) -> None:
@@ -230,7 +228,7 @@ class _Chat:
             headers=upstream_headers(self._caller, self._wire),
             reader=self._answering.reader,
             writer=self.writer,
-            out=out if link is None else Noting(out, partial(self._note, link, prepared.conversation)),
+            out=out if link is None else _Noting(out, partial(self._note, link, prepared.conversation)),
             toolbox=prepared.toolbox,
             keep=prepared.keep,
             fill=prepared.fill,
@@ -248,14 +246,14 @@ class _Chat:
 
     async def _link(self) -> Link | None:
         """To the answers before and after, where servers keep those."""
-        if not isinstance(self._answering, ResponsesAnswering):
+        if self._answering.ids is None:
             return None
         model = self._brain.settings.name or ""
         return await self._rooms.response_ids.link(self._caller.tenant, model, self._request)
 
     async def _note(self, link: Link, conversation: str) -> None:
-        assert isinstance(self._answering, ResponsesAnswering)
-        await link.answered(*self._answering.ids, conversation)
+        if self._answering.ids is not None:
+            await link.answered(*self._answering.ids, conversation)
 
     async def _prepare(self, link: Link | None) -> Prepared:
         request, self._request = self._request, {}
@@ -270,6 +268,24 @@ class _Chat:
 
     def _mint_call_id(self) -> str:
         return f"{self._wire.call_prefix}{secrets.token_hex(12)}"
+
+
+class _Noting:
+    """The way out of an answer that is noted before it ends, so that the next request finds it."""
+
+    def __init__(self, out: Out, note: Callable[[], Awaitable[None]]) -> None:
+        self._out = out
+        self._note = note
+
+    async def write(self, data: bytes) -> None:
+        await self._out.write(data)
+
+    async def finish(self, data: bytes) -> None:
+        await self._note()
+        await self._out.finish(data)
+
+    async def beat(self) -> None:
+        await self._out.beat()
 
 
 async def prepare(

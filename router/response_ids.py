@@ -16,7 +16,7 @@ conversations) is named by nobody.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,6 @@ from cache.store import Store, StoreError
 from router.conversation import key_of
 from router.errors import BadRequest
 from router.protocol.ledger import Place
-from router.relay import Out
 
 CONVERSATION = "x-chiasm-conversation"
 
@@ -119,24 +118,6 @@ class Link:
         if self._open is not None:
             noted.full, noted.near = self._open.full, self._open.near
         await self._ids.note(self._tenant, self._model, id_, noted)
-
-
-class Noting:
-    """The way out of an answer that is noted before it ends, so that the next request finds it."""
-
-    def __init__(self, out: Out, note: Callable[[], Awaitable[None]]) -> None:
-        self._out = out
-        self._note = note
-
-    async def write(self, data: bytes) -> None:
-        await self._out.write(data)
-
-    async def finish(self, data: bytes) -> None:
-        await self._note()
-        await self._out.finish(data)
-
-    async def beat(self) -> None:
-        await self._out.beat()
 
 
 def _check_names(request: Mapping[str, Any]) -> None:

@@ -43,6 +43,11 @@ class Answering(Protocol):
     def writer(self) -> Writer:
         """Writes the answer, streamed or whole."""
 
+    @property
+    def ids(self) -> tuple[str, str] | None:
+        """Of the answer as the client knows it, and of what the server said last; `None` where servers keep no answers
+        that a request could go on from by their ids."""
+
     def reader(self, content_type: str) -> Reader:
         """Reads the next turn, whose body has this type."""
 

@@ -71,6 +71,8 @@ class ChatCompletions:
 
 
 class ChatAnswering:
+    ids: None = None
+
     def __init__(
         self, request: Mapping[str, Any], envelope: Envelope, mint_id: MintId, reasoning_fields: Sequence[str]
     ) -> None:

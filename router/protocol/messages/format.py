@@ -78,6 +78,8 @@ class AnthropicMessages:
 
 
 class MessagesAnswering:
+    ids: None = None
+
     def __init__(self, request: Mapping[str, Any], envelope: Envelope, mint_id: MintId) -> None:
         self._streams = bool(request.get("stream"))
         self._mint_id = mint_id
