@@ -1,6 +1,6 @@
 """Runs an exchange: does what it asks for, tells it what happened.  The only loop there is.
 
-The hot path is `_pass_on`: one read of the socket gives some bytes, the reader makes parts of them, the exchange
+The hot path is `_listen`: one read of the socket gives some bytes, the reader makes parts of them, the exchange
 decides about each, the writer makes bytes again, and all that came of one read leaves in one write.  Nothing in it
 waits but the two sockets, so a slow client slows the upstream's socket down and nothing grows in between.
 """
@@ -8,7 +8,7 @@ waits but the two sockets, so a slow client slows the upstream's socket down and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, assert_never
 
@@ -173,20 +173,9 @@ class Relay:
             ):
                 reader = self._reader(answer.content_type)
                 try:
-                    heard = False
-                    async for data in answer.chunks:
-                        silence.pause()
-                        if not heard:
-                            heard = True
-                            self._watch.heard()
-                        if end := await self._pass_on(reader.feed(data)):
-                            return end
-                        if reader.clean:
-                            silence.listen(AFTER_DONE_SECONDS)
-                        else:
-                            silence.listen(AFTER_FINISH_SECONDS if exchange.finished else self._idle_seconds)
-                    silence.pause()
-                    if end := await self._pass_on(reader.close()):
+                    # A task of its own: whatever wakes a task goes through each coroutine between it and what it waits
+                    # for, and from the server's task to here there are more than from here to the socket.
+                    if end := await asyncio.create_task(self._listen(answer.chunks, reader, silence)):
                         return end
                 finally:
                     self._upstream.heard(answer.headers, reader.first)
@@ -196,8 +185,32 @@ class Relay:
                 raise
         return exchange.handle(UpstreamEnded(reader.clean))
 
-    async def _pass_on(self, parts: Sequence[Part]) -> list[Action]:
-        """What one read said, in one write.  Answers what is to be done when that ended the turn: an error does."""
+    async def _listen(self, chunks: AsyncIterable[bytes], reader: Reader, silence: Silence) -> list[Action]:
+        """All of a turn's body.  Answers what is to be done when that ended the turn: an error does."""
+        exchange, out = self._exchange, self._out
+        heard = False
+        async for data in chunks:
+            silence.pause()
+            if not heard:
+                heard = True
+                self._watch.heard()
+            told, end = self._told(reader.feed(data))
+            if told:
+                await out.write(told)
+            if end:
+                return end
+            if reader.clean:
+                silence.listen(AFTER_DONE_SECONDS)
+            else:
+                silence.listen(AFTER_FINISH_SECONDS if exchange.finished else self._idle_seconds)
+        silence.pause()
+        told, end = self._told(reader.close())
+        if told:
+            await out.write(told)
+        return end
+
+    def _told(self, parts: Sequence[Part]) -> tuple[bytes, list[Action]]:
+        """What one read said, for one write; and what is to be done when that ended the turn."""
         handle, write = self._exchange.handle, self._writer.write
         frames: list[bytes] = []
         end: list[Action] = []
@@ -209,10 +222,10 @@ class Relay:
                     end.append(action)
             if end:
                 break
-        if data := b"".join(frames):
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        if data:
             self._watch.wrote(len(frames))
-            await self._out.write(data)
-        return end
+        return data, end
 
 
 class Silence:

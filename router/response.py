@@ -49,6 +49,8 @@ class EventStream:
         self._loop = asyncio.get_running_loop()
         self._last = self._loop.time()
         self._writing_since: float | None = None
+        self._waking: asyncio.TimerHandle | None = None
+        self._beating: asyncio.Task[None] | None = None
         self.started = False
         self.finished = False
 
@@ -75,23 +77,30 @@ class EventStream:
     @asynccontextmanager
     async def alive(self) -> AsyncIterator[None]:
         """Heartbeats while the body runs."""
-        beats = asyncio.create_task(self._keep_alive())
+        self._wake_in(self._interval)
         try:
             yield
         finally:
-            beats.cancel()
-            await asyncio.gather(beats, return_exceptions=True)
+            if self._waking is not None:
+                self._waking.cancel()
+            if self._beating is not None:
+                self._beating.cancel()
+                await asyncio.gather(self._beating, return_exceptions=True)
 
-    async def _keep_alive(self) -> None:
-        while True:
-            now = self._loop.time()
-            if self._writing_since is not None:
-                await asyncio.sleep(self._interval)
-            elif now - self._last >= self._interval:
-                self._last = now
-                await self.beat()
-            else:
-                await asyncio.sleep(self._last + self._interval - now)
+    def _wake_in(self, seconds: float) -> None:
+        """A timer: a task that sleeps is memory that each stream holds."""
+        self._waking = self._loop.call_later(seconds, self._wake)
+
+    def _wake(self) -> None:
+        silent = self._loop.time() - self._last
+        if self._writing_since is not None:
+            self._wake_in(self._interval)
+        elif silent < self._interval:
+            self._wake_in(self._interval - silent)
+        else:
+            self._last = self._loop.time()
+            self._beating = self._loop.create_task(self.beat())
+            self._wake_in(self._interval)
 
     async def _start(self) -> None:
         self.started = True

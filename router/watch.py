@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
@@ -97,8 +97,8 @@ class ExchangeWatch:
         """The finish reason of a whole answer."""
         self.turns = 0
         self.looked = VisionUsage()
-        self._stack = ExitStack()
         self._span: Span
+        self._current: AbstractContextManager[object]
 
     def wrote(self, chunks: int) -> None:
         """On the hot path: so many events leave for the client."""
@@ -126,13 +126,14 @@ class ExchangeWatch:
         }
         traces = self._watch.traces
         self._span = traces.span("exchange", "server", about, self._caller.headers)
-        self._stack.enter_context(traces.current(self._span))
+        self._current = traces.current(self._span)
+        self._current.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self._current.__exit__(None, None, None)
         seconds = time.monotonic() - self._begun
         outcome = _outcome(error, self.reason)
         metrics, label = self._watch.metrics, self._label
@@ -197,7 +198,7 @@ class _Turn(AbstractContextManager["_Turn"]):
         self._begun = time.monotonic()
         self._first: float | None = None
         self._error = ""
-        self._stack = ExitStack()
+        self._current: AbstractContextManager[object]
 
     def heard(self) -> None:
         if self._first is None:
@@ -216,13 +217,14 @@ class _Turn(AbstractContextManager["_Turn"]):
             "chiasm.turn": self._turn.number,
         }
         self._span = traces.span(f"chat {self._label}", "client", about)
-        self._stack.enter_context(traces.current(self._span))
+        self._current = traces.current(self._span)
+        self._current.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self._current.__exit__(None, None, None)
         turn, metrics, span = self._turn, self._watch.metrics, self._span
         failure = self._error if error is None else _outcome(error, "")
         metrics.turn(self._label, time.monotonic() - self._begun, self._first, failure)

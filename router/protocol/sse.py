@@ -41,9 +41,17 @@ class SSEDecoder:
         self._after_cr = False
         self._started = False
 
+    @property
+    def between_events(self) -> bool:
+        """Whether all that came was whole events, and what comes next begins one."""
+        return self._started and not self._buffer and not self._after_cr
+
     def feed(self, data: bytes) -> list[ServerSentEvent]:
         """Raises `EventTooLarge`; the decoder is of no use after that."""
         data = self._with_lf_only(data)
+        if self.between_events and data.find(b"\n\n") == len(data) - 2 and 2 <= len(data) <= MAX_EVENT_BYTES:
+            event = _parse(data[:-2])  # one, as it was written: no need to put it together
+            return [] if event is None else [event]
         buffer = self._buffer
         buffer += data
         if not self._started:

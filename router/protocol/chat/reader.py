@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from router.protocol.chat.alike import Alike
 from router.protocol.parts import ErrorFrame, Finish, Head, Opaque, Part, Reasoning, Text, ToolArgs, ToolStart, Usage
 from router.protocol.profiles import BROKEN_FINISHES, FINISH_REASONS
 from router.protocol.reasoning_details import FIELD as DETAILS
@@ -65,6 +66,10 @@ class _Calls:
         self._calls: list[_Call] = []
         self._by_id: dict[str, _Call] = {}
         self._by_index: dict[int, _Call] = {}
+
+    @property
+    def none(self) -> bool:
+        return not self._calls
 
     def fragment(self, raw: Mapping[str, Any]) -> Iterable[Part]:
         function = raw.get("function")
@@ -140,15 +145,22 @@ class ChunkReader:
         self.first: Mapping[str, Any] = {}
         self._decoder = SSEDecoder()
         self._calls = _Calls(mint_id)
+        self._alike = Alike()
 
     def feed(self, data: bytes) -> Sequence[Part]:
+        between = self._decoder.between_events and not self.clean
+        parts, rest = self._alike.read(data) if between else ([], data)
+        if not rest and parts:
+            return parts
         try:
-            events = self._decoder.feed(data)
+            events = self._decoder.feed(rest)
         except EventTooLarge as error:
-            return [ErrorFrame(f"the text model's server sent garbage: {error}")]
-        parts: list[Part] = []
+            return [*parts, ErrorFrame(f"the text model's server sent garbage: {error}")]
         for event in events:
             self._event(event.data, parts)
+        alone = between and rest is data and self._decoder.between_events and len(events) == len(parts) == 1
+        if alone and isinstance(parts[0], Text | Reasoning):
+            self._alike.learn(data, _read_apart)
         return parts
 
     def close(self) -> Sequence[Part]:
@@ -215,6 +227,14 @@ class ChunkReader:
                 if rest:
                     parts.append(Opaque(delta=rest))
         parts.extend(_finish(choice))
+
+
+def _read_apart(data: bytes) -> Sequence[Part]:
+    """What this says to a reader that knows nothing but the beginning; nothing where it has to do with calls."""
+    reader = ChunkReader(str)
+    reader.first = {"choices": None}
+    parts = reader.feed(data)
+    return parts if reader._calls.none else ()
 
 
 class CompletionReader:
