@@ -14,14 +14,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 from anyio import to_thread
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from cache.tables import Moved
@@ -268,7 +269,7 @@ class Metrics:
         def collected() -> bytes:
             _without_the_dead(Path(self._folder))
             registry = CollectorRegistry()
-            MultiProcessCollector(registry, self._folder)  # type: ignore[no-untyped-call]
+            registry.register(_OfAllWorkers(None, self._folder))  # type: ignore[no-untyped-call]
             return encode(registry)
 
         return await to_thread.run_sync(collected), media_type
@@ -281,6 +282,21 @@ class Metrics:
 
     def _gauge(self, name: str, words: str, labels: tuple[str, ...] = (), mode: _Mode = "livesum") -> Gauge:
         return Gauge(name, words, labels, multiprocess_mode=mode, registry=self._registered)
+
+
+class _OfAllWorkers(MultiProcessCollector):
+    """The library's own fails on a file that a worker has made this moment and not yet given its size."""
+
+    def collect(self) -> Iterable[Metric]:
+        files = [str(path) for path in Path(self._path).glob("*.db") if _has_size(path)]
+        return cast(Iterable[Metric], self.merge(files, accumulate=True))  # type: ignore[no-untyped-call]
+
+
+def _has_size(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:  # of a worker that another one has found dead
+        return False
 
 
 def model_label(name: str | None) -> str:

@@ -6,6 +6,8 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -421,6 +423,21 @@ async def test_two_applications_in_one_process_count_apart() -> None:
         await one.chat(user("Hi."))
         assert (await scrape(one))("chiasm_exchanges_total") == 1
         assert (await scrape(other))("chiasm_exchanges_total") == 0
+
+
+def test_the_file_of_a_worker_that_just_begins_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    code = (
+        "import asyncio\nfrom router.config import Settings\nfrom router.metrics import Metrics\n"
+        "metrics = Metrics(Settings.model_validate({'text': [{'base_url': 'http://a/v1', 'images': 'off'}]}))\n"
+        "metrics.running(3)\nopen('counter_1.db', 'wb').close()\n"
+        "print(asyncio.run(metrics.exposed(''))[0].decode())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=DEADLINE
+    )
+    assert run.stderr == ""
+    assert " 3.0" in run.stdout
 
 
 async def test_whichever_worker_is_asked_answers_for_all_of_them(tmp_path: Path) -> None:
