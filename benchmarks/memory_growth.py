@@ -31,7 +31,7 @@ from cache.rows import Rows
 from cache.table import ImageTable
 from cache.tables import Tables, place
 from router.config import TextSettings
-from router.conversation import identify
+from router.intake.conversation import identify
 from router.protocol.chat.format import ChatCompletions
 from router.protocol.image_list import MOST_LISTED
 from tests.conversing import Inside, screenshot

@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 
-from router.prefixes import Prefixes
+from router.telemetry.prefixes import Prefixes
 
 MESSAGES, CHARACTERS, REQUESTS = 200, 2000, 200
 

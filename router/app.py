@@ -27,41 +27,42 @@ from cache.sources.location import AllowedHost
 from cache.sources.remote_images import RemoteImages
 from cache.store import Store, StoreError
 from cache.tables import Tables
-from router import count_tokens, endpoints, health, pass_through, scrape
+from router import count_tokens, endpoints, health, pass_through
 from router.admin import api
 from router.admin.auth import Auth
 from router.admin.events import Bus
 from router.admin.page import routes as page
 from router.admin.service import changes_to, open_admin, prompts_to
 from router.admin.thumbnails import Thumbnails
-from router.afterwards import Afterwards
 from router.bodies import Bodies
 from router.brain import Brain
-from router.caption import Captions
 from router.config import Settings, TextSettings, VisionSettings, is_loopback
-from router.conversations import Conversations
-from router.counting import Counting
 from router.door import Caller, Door, Endpoint
 from router.endpoints import Rooms
 from router.errors import ChiasmError, NoSuchPath
 from router.health import Pulse, Readiness
-from router.hidden_turns import HiddenTurns
 from router.http_client import http_client
-from router.ingest import Ingest
-from router.last_prompts import LastPrompts
-from router.metrics import Metrics
-from router.preparation import Preparation
+from router.intake.afterwards import Afterwards
+from router.intake.caption import Captions
+from router.intake.conversations import Conversations
+from router.intake.counting import Counting
+from router.intake.hidden_turns import HiddenTurns
+from router.intake.ingest import Ingest
+from router.intake.last_prompts import LastPrompts
+from router.intake.preparation import Preparation
+from router.intake.readable import ReadableBlobs
+from router.intake.response_ids import ResponseIds
+from router.intake.since import Since
 from router.protocol.chat.writer import error_body
 from router.protocol.messages.errors import error_body as messages_error_body
 from router.protocol.profiles import eyes_switch
-from router.readable import ReadableBlobs
 from router.response import Receive, Send
-from router.response_ids import ResponseIds
-from router.scrape import Gauges
-from router.since import Since
-from router.traces import open_traces
+from router.telemetry import scrape
+from router.telemetry.metrics import Metrics
+from router.telemetry.scrape import Gauges
+from router.telemetry.traces import open_traces
+from router.telemetry.watch import Watch
 from router.upstream import Upstream
-from router.watch import Watch
 from tools.places import Places
 from tools.vision.backend import VisionBackend
 from tools.vision.courteous import Courteous

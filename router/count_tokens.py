@@ -12,10 +12,10 @@ from typing import Final
 import orjson
 
 from router.brain import Brain, choose
-from router.counting import ClosedEyes
 from router.door import Caller
 from router.endpoints import prepare, read_cut, rooms_of, upstream_headers
 from router.errors import UpstreamBroken, UpstreamError
+from router.intake.counting import ClosedEyes
 from router.missing_path import explained
 from router.protocol.messages.format import AnthropicMessages
 from router.protocol.wire_format import WireFormat

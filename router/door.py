@@ -16,7 +16,6 @@ import orjson
 
 from router.bodies import Bodies, Body, Share
 from router.config import is_loopback
-from router.conversation import tenant_of
 from router.errors import (
     BadRequest,
     BodyTooLarge,
@@ -28,6 +27,7 @@ from router.errors import (
     TooManyBodies,
     Unauthorized,
 )
+from router.intake.conversation import tenant_of
 from router.log_lines import REQUEST_ID, Fields
 from router.protocol.chat.writer import error_body
 from router.response import GIVE_UP, ClientGone, Message, Receive, Send, send_json, start

@@ -15,12 +15,13 @@ import orjson
 
 from router.brain import Brain, choose, unknown_model
 from router.config import ServerSettings, Settings
-from router.conversation import SESSION_HEADERS
-from router.counting import Counting
 from router.door import Caller, Endpoint, read_body, told
 from router.errors import BodyTooLarge, ChiasmError, ShuttingDown
+from router.intake.conversation import SESSION_HEADERS
+from router.intake.counting import Counting
+from router.intake.preparation import Preparation, Prepared
+from router.intake.response_ids import Link, ResponseIds
 from router.missing_path import explained
-from router.preparation import Preparation, Prepared
 from router.protocol.chat.format import ChatCompletions
 from router.protocol.cuts import Cuts, cut
 from router.protocol.exchange import Exchange
@@ -29,8 +30,7 @@ from router.protocol.responses.format import Responses
 from router.protocol.wire_format import Envelope, WireFormat
 from router.relay import Out, Relay
 from router.response import ClientGone, EventStream, Receive, Send, send_json, unless_gone
-from router.response_ids import Link, ResponseIds
-from router.watch import ExchangeWatch, Watch
+from router.telemetry.watch import ExchangeWatch, Watch
 from tools.vision.backend import VisionBackend
 
 log = logging.getLogger("chiasm")

@@ -28,8 +28,8 @@ from router.protocol.events import (
 )
 from router.protocol.exchange import Exchange
 from router.protocol.parts import Part
+from router.telemetry.watch import ExchangeWatch
 from router.upstream import UNREACHED, Upstream
-from router.watch import ExchangeWatch
 from tools.toolbox import Toolbox
 
 RETRY_SECONDS = 0.1

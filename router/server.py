@@ -21,7 +21,7 @@ from router.config import ConfigError, Settings, TextSettings
 from router.connection import KEEP_ALIVE_SECONDS, Connection
 from router.draining import Workers, draining
 from router.log_lines import FORMATTERS
-from router.metrics import shared_folder
+from router.telemetry.metrics import shared_folder
 
 _BACKLOG = 2048
 

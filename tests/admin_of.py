@@ -14,9 +14,9 @@ from router.admin.events import Bus
 from router.admin.service import Admin, open_admin
 from router.admin.thumbnails import Thumbnails
 from router.config import Settings
-from router.conversations import Conversations
-from router.hidden_turns import HiddenTurns
-from router.response_ids import ResponseIds
+from router.intake.conversations import Conversations
+from router.intake.hidden_turns import HiddenTurns
+from router.intake.response_ids import ResponseIds
 
 
 def admin_of(store: Store) -> Admin:

@@ -49,8 +49,8 @@ from cache.store import Store
 from cache.table import ImageTable
 from cache.tables import Tables
 from router.app import create_app
-from router.conversation import Conversation, identify, tenant_of
 from router.endpoints import Rooms
+from router.intake.conversation import Conversation, identify, tenant_of
 from router.protocol.image_list import HEADER, MOST_LISTED
 from router.protocol.ledger import forgotten
 from router.protocol.profiles import PROFILES, Profile

@@ -15,7 +15,7 @@ from PIL import Image
 from router.admin.api import BASE, OPERATIONS
 from router.admin.models import Conversations, ImageDetails, Images, Stats
 from router.admin.models import Image as ImageModel
-from router.conversation import tenant_of
+from router.intake.conversation import tenant_of
 from router.log_lines import JsonLines
 from tests.brain import hangs, looks, says
 from tests.eyes import sees

@@ -15,7 +15,7 @@ from PIL import Image
 from router.admin.page import assets, render
 from router.admin.page.sign_in import ours
 from router.admin.page.spreadsheet import cell
-from router.conversation import tenant_of
+from router.intake.conversation import tenant_of
 from tests.admin_scene import part
 from tests.brain import looks, refuses, says
 from tests.eyes import sees

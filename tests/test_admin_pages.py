@@ -24,7 +24,7 @@ from router.admin.errors import Conflict, NotFound
 from router.admin.ids import conversation_id, named
 from router.admin.models import Action, ConversationQuery, ImageQuery
 from router.admin.service import Admin
-from router.conversation import tenant_of
+from router.intake.conversation import tenant_of
 from tests.admin_of import admin_of
 from tests.conversing import tiny
 from tests.failing import FailingStore, broken

@@ -16,9 +16,9 @@ from cache.record import ImageRecord
 from cache.rows import Rows
 from cache.table import UNLIKE, ImageTable
 from cache.tables import Tables, place
-from router.afterwards import TASK, Afterwards
-from router.conversation import Conversation
-from router.images import ConversationImages
+from router.intake.afterwards import TASK, Afterwards
+from router.intake.conversation import Conversation
+from router.intake.images import ConversationImages
 from tools.call import VisionUsage
 from tools.vision.backend import VisionAnswer, VisionError, VisionQuery
 from tools.vision.courteous import Courteous
@@ -137,7 +137,7 @@ async def test_what_cannot_be_decoded_is_tried_once(afterwards: Afterwards) -> N
 
 
 async def test_what_was_dropped_from_a_full_list_can_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.afterwards.MOST_WAITING", 3)
+    monkeypatch.setattr("router.intake.afterwards.MOST_WAITING", 3)
     pixels, eyes = Pixels(), Courteous(Eyes())
     errands = Afterwards(near=3, pixels=pixels)
     first, second = [await images(count=3, tool=False, key=key) for key in ("one", "two")]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router.conversation import Conversation, identify, opening_of, tenant_of, turns
+from router.intake.conversation import Conversation, identify, opening_of, tenant_of, turns
 
 
 def ask(headers: dict[str, str] | None = None, tenant: str = "t", opening: str = "o", **body: Any) -> Conversation:

@@ -19,10 +19,10 @@ from cache.memory import MemoryStore
 from cache.rows import Rows
 from cache.store import Store, StoreError
 from cache.tables import Tables, place
-from router.conversation import identify, tenant_of
-from router.conversations import Conversations
-from router.hidden_turns import HiddenTurns
-from router.response_ids import ResponseIds
+from router.intake.conversation import identify, tenant_of
+from router.intake.conversations import Conversations
+from router.intake.hidden_turns import HiddenTurns
+from router.intake.response_ids import ResponseIds
 from tests.brain import Calls, Thinks, looks
 from tests.conversing import TOOLS, Habits, Told, Turn, recalls, tiny, turn
 from tests.live import no_errors_in_the_log, text, tool_result, user

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-import router.admission
+import router.intake.admission
 import tools.vision.turns
 from tests.brain import Asked, Script, looks, says
 from tests.eyes import sees
@@ -127,7 +127,7 @@ async def test_one_image_is_admitted_between_those_of_another_tenant(monkeypatch
     opened: list[bytes] = []
     askers: set[str] = set()
     gate = threading.Event()
-    really, place = router.admission._open, Places.of
+    really, place = router.intake.admission._open, Places.of
 
     def gated(payload: memoryview, *rest: Any) -> Any:
         opened.append(bytes(payload))
@@ -138,7 +138,7 @@ async def test_one_image_is_admitted_between_those_of_another_tenant(monkeypatch
         askers.add(who)
         return place(self, who)
 
-    monkeypatch.setattr(router.admission, "_open", gated)
+    monkeypatch.setattr(router.intake.admission, "_open", gated)
     monkeypatch.setattr(Places, "of", noted)
     mine = picture(500)
     async with live(server={"api_keys": KEYS}) as house:

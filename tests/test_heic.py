@@ -23,7 +23,7 @@ from cache.likeness import likeness_of
 from cache.memory import MemoryStore
 from cache.pixels.pool import Pixels
 from router.config import Settings
-from router.readable import ReadableBlobs
+from router.intake.readable import ReadableBlobs
 from tests.brain import Brain, Calls, says
 from tests.eyes import Eyes, sees
 from tests.live import DEADLINE, House, Options, data_url, live, running, shown, user

@@ -10,7 +10,7 @@ import pytest
 
 from cache.memory import MemoryStore
 from cache.store import StoreError
-from router.hidden_turns import HiddenTurns
+from router.intake.hidden_turns import HiddenTurns
 from router.protocol.ledger import KeptTable, KeptTurn, Place
 from tools.call import ToolCall, ToolResult, VisionUsage
 

@@ -13,8 +13,8 @@ from cache.rows import Rows
 from cache.store import StoreError
 from cache.table import ImageTable
 from cache.tables import Tables, place
-from router.conversation import Conversation
-from router.images import ConversationImages, short
+from router.intake.conversation import Conversation
+from router.intake.images import ConversationImages, short
 from tools.vision.backend import VisionBusy, VisionError
 
 pytestmark = pytest.mark.anyio

@@ -21,7 +21,7 @@ from cache.store import StoreError
 from cache.table import ImageTable
 from cache.tables import Tables, place
 from router.errors import BadRequest, BodyTooLarge
-from router.ingest import Ingest, Ingested
+from router.intake.ingest import Ingest, Ingested
 from router.protocol.cuts import Cuts, cut
 from router.protocol.image_parts import MOST_INSIDE, UNSEEN
 from router.protocol.placeholders import placeholder
@@ -261,7 +261,7 @@ async def test_an_image_seen_before_is_not_opened_again(room: Room, monkeypatch:
     def never(*_: object) -> Any:
         raise AssertionError("opened again")
 
-    monkeypatch.setattr("router.admission._open", never)
+    monkeypatch.setattr("router.intake.admission._open", never)
     assert (await room.take(user(part(png())), session="another")).images[0].width == 30
 
 
@@ -275,7 +275,7 @@ async def test_a_store_that_fails_does_not_fail_the_request() -> None:
 
 
 async def test_more_images_than_any_history_holds_are_refused(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.ingest.MOST_IMAGES", 2)
+    monkeypatch.setattr("router.intake.ingest.MOST_IMAGES", 2)
     await room.take(*asked("red", "green"))
     with pytest.raises(BodyTooLarge, match="more than 2 images"):
         await room.take(*asked("red", "green", "red"))

@@ -12,7 +12,7 @@ import pytest
 
 from cache.table import ImageTable
 from router.admin.page.side_by_side import MOST_SHOWN, Compared, _marked, compared
-from router.last_prompts import LONGEST, PIXELS, LastPrompt, LastPrompts, written
+from router.intake.last_prompts import LONGEST, PIXELS, LastPrompt, LastPrompts, written
 from router.protocol.image_list import HEADER
 from router.protocol.ledger import KeptTable, with_table
 from tests.brain import looks, says, whole

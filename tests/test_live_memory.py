@@ -24,7 +24,7 @@ from hypothesis import given, settings
 
 from cache.disk import DiskStore
 from cache.table import ImageTable
-from router.afterwards import TASK
+from router.intake.afterwards import TASK
 from router.protocol.image_list import HEADER
 from tests.brain import Asked, Brain, Calls, Script, Thinks, looks, says
 from tests.conversing import (

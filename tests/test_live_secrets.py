@@ -23,8 +23,8 @@ import router.door
 from cache.memory import MemoryStore
 from cache.store import StoreError
 from router.config import Settings
+from router.intake.preparation import Preparation
 from router.log_lines import LogLines
-from router.preparation import Preparation
 from tests.brain import (
     Asked,
     Brain,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from router.conversation import key_of
+from router.intake.conversation import key_of
 from router.log_lines import FORMATTERS, REQUEST_ID, Fields, JsonLines, LogLines
 from tests.brain import Brain, Hangs, looks, refuses, says
 from tests.eyes import Eyes, sees

@@ -23,8 +23,8 @@ from cache.rows import Rows
 from cache.store import Store
 from cache.table import ImageTable
 from cache.tables import Tables, place
-from router import hidden_turns
-from router.conversation import Conversation, identify, tenant_of
+from router.intake import hidden_turns
+from router.intake.conversation import Conversation, identify, tenant_of
 from tests.brain import Brain, Calls, Thinks, hangs, looks
 from tests.conversing import SMALL, TOOLS, Habits, OverSockets, Site, Talk, Told, Turn, recalls, turn
 from tests.eyes import Eyes, sees

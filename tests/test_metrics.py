@@ -19,8 +19,8 @@ from cache.memory import MemoryStore
 from cache.table import ImageTable
 from cache.tables import Moved, Tables
 from router.config import Settings
-from router.metrics import ERRORS, Metrics, kind_of
-from router.prefixes import MOST_CONVERSATIONS, Prefixes
+from router.telemetry.metrics import ERRORS, Metrics, kind_of
+from router.telemetry.prefixes import MOST_CONVERSATIONS, Prefixes
 from tests.brain import Brain, Calls, Fails, Hangs, looks, refuses, resets, says, whole
 from tests.eyes import Eyes, sees
 from tests.live import (
@@ -428,7 +428,7 @@ async def test_two_applications_in_one_process_count_apart() -> None:
 def test_the_file_of_a_worker_that_just_begins_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     code = (
-        "import asyncio\nfrom router.config import Settings\nfrom router.metrics import Metrics\n"
+        "import asyncio\nfrom router.config import Settings\nfrom router.telemetry.metrics import Metrics\n"
         "metrics = Metrics(Settings.model_validate({'text': [{'base_url': 'http://a/v1', 'images': 'off'}]}))\n"
         "metrics.running(3)\nopen('counter_1.db', 'wb').close()\n"
         "print(asyncio.run(metrics.exposed(''))[0].decode())"

@@ -23,11 +23,11 @@ from cache.memory import MemoryStore
 from cache.record import ImageRecord
 from cache.store import StoreError
 from router.config import Settings
+from router.intake.since import Since
 from router.protocol.follow_up import NO_ROOM, FollowUp
 from router.protocol.ledger import KeptTurn, Place, weave, without_pictures
 from router.protocol.pictures import filled, reference, referenced, result_messages
 from router.protocol.turn import Turn
-from router.since import Since
 from tests.brain import Asked, Brain, Calls, says
 from tests.eyes import Eyes, sees
 from tests.failing import FailingStore

@@ -15,7 +15,7 @@ import pytest
 
 from cache.disk import DiskStore
 from router.admin.ids import conversation_id
-from router.conversation import key_of
+from router.intake.conversation import key_of
 from tests.brain import Asked, Script, bytes_of, closes, refuses
 from tests.eyes import sees
 from tests.live import DEADLINE, House, Line, becomes, data_url, live, picture, post

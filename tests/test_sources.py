@@ -37,10 +37,10 @@ from cache.sources.location import AllowedHost, Location, allows
 from cache.sources.not_fetched import NotFetched
 from cache.sources.remote_images import RemoteImages
 from cache.tables import Tables
-from router.conversations import Conversations
-from router.hidden_turns import HiddenTurns
-from router.ingest import Ingest, Ingested
-from router.response_ids import ResponseIds
+from router.intake.conversations import Conversations
+from router.intake.hidden_turns import HiddenTurns
+from router.intake.ingest import Ingest, Ingested
+from router.intake.response_ids import ResponseIds
 from tests.brain import looks, says
 from tests.failing import FailingStore, broken
 from tests.live import DEADLINE, assistant, becomes, live, picture, shown, text, user

@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 import pytest
 
-from router.conversation import SESSION_HEADERS, tenant_of
+from router.intake.conversation import SESSION_HEADERS, tenant_of
 from tests.brain import Asked, Calls, Script, looks, says
 from tests.eyes import sees
 from tests.live import (

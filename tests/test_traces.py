@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from router import app
-from router.otel import OtelTraces
-from router.traces import LAST_SPANS_SECONDS, NO_TRACES, open_traces
+from router.telemetry.otel import OtelTraces
+from router.telemetry.traces import LAST_SPANS_SECONDS, NO_TRACES, open_traces
 from tests.brain import looks, refuses, says
 from tests.eyes import sees
 from tests.live import becomes, live, picture, shown, soon, user

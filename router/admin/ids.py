@@ -15,7 +15,7 @@ _KEY = re.compile(r"[0-9a-f]{40}")
 _KEY_BYTES = 20
 _TENANT_BYTES = 16
 _LOCAL = "local"
-"""The one tenant that is no digest: see `router.conversation.tenant_of`."""
+"""The one tenant that is no digest: see `router.intake.conversation.tenant_of`."""
 
 
 def conversation_id(tenant: str, key: str) -> str | None:

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import orjson
 
 from cache.tables import Tables
-from router.conversations import Conversations
 from router.errors import BadRequest
+from router.intake.conversations import Conversations
 
 A = TypeVar("A")
 B = TypeVar("B")

@@ -31,6 +31,7 @@ from cache.rows import Rows
 from cache.store import Store, StoreError
 from cache.table import ImageTable
 from cache.tables import Tables, place
+from cache.usage import Counted
 from router.admin import shown
 from router.admin.errors import Conflict, EyesFailed, NotFound
 from router.admin.events import Bus
@@ -46,15 +47,14 @@ from router.admin.models import (
     StoreState,
 )
 from router.admin.thumbnails import SIDE, Thumbnails
-from router.admin.usage import Counted
 from router.brain import Brain
 from router.config import Settings
-from router.conversation import Conversation as Identity
-from router.conversation import key_of
-from router.conversations import Conversations
 from router.errors import Overloaded
-from router.images import ConversationImages, short
-from router.last_prompts import LastPrompt, LastPrompts
+from router.intake.conversation import Conversation as Identity
+from router.intake.conversation import key_of
+from router.intake.conversations import Conversations
+from router.intake.images import ConversationImages, short
+from router.intake.last_prompts import LastPrompt, LastPrompts
 from tools.look import ImageGone, LookFailed, Picture, look
 from tools.vision.backend import VisionAnswer, VisionBackend, VisionBusy, VisionError
 from tools.vision.pixel_tokens import pixel_tokens

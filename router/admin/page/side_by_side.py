@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import orjson
 
-from router.last_prompts import PIXELS, Prompt, Sent
+from router.intake.last_prompts import PIXELS, Prompt, Sent
 from router.protocol.outline import is_thought
 from tools import analyze_image, recall_image
 

@@ -23,9 +23,9 @@ from cache.sources.remote_images import FetchedImage, RemoteImages
 from cache.store import StoreError
 from cache.table import ImageTable
 from cache.tables import Tables, place
-from router.admission import Admission, Admitted
-from router.conversation import Conversation, identify, opening, opening_of, turns
 from router.errors import BadRequest, BodyTooLarge
+from router.intake.admission import Admission, Admitted
+from router.intake.conversation import Conversation, identify, opening, opening_of, turns
 from router.protocol.client_numbers import wanted_numbers, with_our_numbers
 from router.protocol.cuts import Cuts
 from router.protocol.file_names import file_names

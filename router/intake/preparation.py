@@ -1,5 +1,5 @@
 """A client's request made into the brain's, with our tools where they can work.  Text only, but for a brain that has
-eyes itself (`router.native`).
+eyes itself (`router.intake.native`).
 
     images out and numbered (ingest) ─▶ words in their places ─▶ hidden turns and shown tables back in (ledger)
         ─▶ the image table at the tail, if the brain does not know it as it is ─▶ tools behind the client's
@@ -18,14 +18,16 @@ from cache.looks import Looks
 from cache.record import ImageRecord
 from cache.rows import Rows
 from cache.tables import Tables
-from router import last_prompts, native
-from router.afterwards import Afterwards
-from router.caption import Captions
 from router.config import TextSettings
-from router.hidden_turns import HiddenTurns, Woven
-from router.images import ConversationImages
-from router.ingest import Ingest, Ingested, placeholder_tokens
-from router.last_prompts import LastPrompts
+from router.intake import last_prompts, native
+from router.intake.afterwards import Afterwards
+from router.intake.caption import Captions
+from router.intake.hidden_turns import HiddenTurns, Woven
+from router.intake.images import ConversationImages
+from router.intake.ingest import Ingest, Ingested, placeholder_tokens
+from router.intake.last_prompts import LastPrompts
+from router.intake.response_ids import Link
+from router.intake.since import Since
 from router.protocol import ledger
 from router.protocol.cuts import Cuts
 from router.protocol.events import Keep
@@ -38,8 +40,6 @@ from router.protocol.pictures import label, referenced
 from router.protocol.placeholders import placeholder
 from router.protocol.plain import PlainMessages
 from router.protocol.wire_format import WireFormat
-from router.response_ids import Link
-from router.since import Since
 from tools import analyze_image, recall_image
 from tools.analyze_image import AnalyzeImage
 from tools.call import VisionUsage

@@ -1,4 +1,4 @@
-"""`router.traces` by OpenTelemetry; imported only where it is wanted."""
+"""`router.telemetry.traces` by OpenTelemetry; imported only where it is wanted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from router.spans import Kind, Span, Value
+from router.telemetry.spans import Kind, Span, Value
 
 _KINDS = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT}
 

@@ -23,8 +23,8 @@ from typing import Any
 
 from cache.documents import Documents
 from cache.store import Store, StoreError
-from router.conversation import key_of
 from router.errors import BadRequest
+from router.intake.conversation import key_of
 from router.protocol.ledger import Place
 
 CONVERSATION = "x-chiasm-conversation"

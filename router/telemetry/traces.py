@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from threading import Thread
 from types import TracebackType
 
-from router.spans import Kind, Span, Traces, Value
+from router.telemetry.spans import Kind, Span, Traces, Value
 
 log = logging.getLogger("chiasm.traces")
 
@@ -75,6 +75,6 @@ def open_traces(environ: Mapping[str, str]) -> Traces:
         ending.start()
         ending.join(LAST_SPANS_SECONDS)
 
-    from router.otel import OtelTraces
+    from router.telemetry.otel import OtelTraces
 
     return OtelTraces(provider.get_tracer("chiasm"), close)

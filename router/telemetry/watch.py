@@ -15,16 +15,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from router.brain import Brain
-from router.conversation import key_of
 from router.door import Caller
 from router.errors import ChiasmError
+from router.intake.conversation import key_of
 from router.log_lines import Fields
-from router.metrics import REASONS, Metrics, model_label, outcome_of
-from router.prefixes import Prefixes
 from router.protocol.events import Action, Fail
 from router.protocol.turn import Turn, count_of
 from router.response import ClientGone
-from router.spans import Span, Traces, Value
+from router.telemetry.metrics import REASONS, Metrics, model_label, outcome_of
+from router.telemetry.prefixes import Prefixes
+from router.telemetry.spans import Span, Traces, Value
 from tools.call import VisionUsage
 from tools.watch import Ending
 

@@ -13,8 +13,8 @@ from cache.rows import Rows
 from cache.store import StoreError
 from cache.table import ImageTable
 from cache.tables import Tables, place
-from router.conversation import Conversation
-from router.readable import CONVERTED, ReadableBlobs
+from router.intake.conversation import Conversation
+from router.intake.readable import CONVERTED, ReadableBlobs
 from tools.call import VisionUsage
 from tools.vision.backend import VisionBusy, VisionError
 

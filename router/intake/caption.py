@@ -15,7 +15,7 @@ from cache.looks import Looks
 from cache.record import ImageRecord
 from cache.rows import Rows
 from router.errors import Overloaded
-from router.images import ConversationImages
+from router.intake.images import ConversationImages
 from router.protocol.placeholders import captioned, unseen
 from tools.call import VisionUsage
 from tools.look import ImageGone, LookFailed, Picture, look

@@ -8,12 +8,12 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from cache.store import Store, StoreError
-from router.admin.usage import bytes_held
+from cache.usage import bytes_held
 from router.brain import Brain
 from router.config import Settings
 from router.door import Caller
-from router.metrics import Metrics, model_label
 from router.response import Receive, Send, send_json
+from router.telemetry.metrics import Metrics, model_label
 from tools.vision.backend import VisionBackend
 from tools.vision.courteous import Courteous
 

@@ -21,7 +21,7 @@ from functools import partial
 from cache.likeness import likeness_of
 from cache.pixels.pool import Pixels
 from cache.table import UNLIKE
-from router.images import ConversationImages
+from router.intake.images import ConversationImages
 from tools.vision.backend import VisionError, VisionImage, VisionQuery
 from tools.vision.courteous import Courteous
 

@@ -18,16 +18,16 @@ from typing import Any
 import pybase64
 
 from cache.record import ImageRecord
-from router.admission import Admitted
-from router.images import ConversationImages
-from router.ingest import Ingested, Placed
+from router.intake.admission import Admitted
+from router.intake.images import ConversationImages
+from router.intake.ingest import Ingested, Placed
+from router.intake.readable import CONVERTED
+from router.intake.since import Since
 from router.protocol.cuts import Cuts
 from router.protocol.image_parts import FoundImage
 from router.protocol.ledger import Place
 from router.protocol.pictures import filled, label, reference, referenced, with_pictures
 from router.protocol.placeholders import inline_not_shown, not_shown
-from router.readable import CONVERTED
-from router.since import Since
 from tools.vision.pixel_tokens import pixel_tokens
 
 

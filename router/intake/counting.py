@@ -20,13 +20,13 @@ from cache.pixels.pool import Pixels
 from cache.rows import Rows
 from cache.store import Store
 from cache.tables import Tables
-from router.afterwards import Afterwards
-from router.caption import Captions
-from router.hidden_turns import HiddenTurns
-from router.ingest import Ingest
-from router.preparation import Preparation
-from router.readable import ReadableBlobs
-from router.since import Since
+from router.intake.afterwards import Afterwards
+from router.intake.caption import Captions
+from router.intake.hidden_turns import HiddenTurns
+from router.intake.ingest import Ingest
+from router.intake.preparation import Preparation
+from router.intake.readable import ReadableBlobs
+from router.intake.since import Since
 from tools.call import VisionUsage
 from tools.places import Places
 from tools.vision.backend import VisionAnswer, VisionBackend, VisionQuery

@@ -27,8 +27,8 @@ from cache.rows import Rows
 from cache.store import Store, StoreError
 from cache.table import ImageTable
 from cache.tables import Tables, place
-from router.hidden_turns import HiddenTurns
-from router.response_ids import ResponseIds
+from router.intake.hidden_turns import HiddenTurns
+from router.intake.response_ids import ResponseIds
 
 _OF_A_CONVERSATION = ("number", "turn", "near", "shown", "since", "url")
 
