@@ -18,6 +18,7 @@ from router.bodies import Bodies, Body, Share
 from router.config import is_loopback
 from router.errors import (
     BadRequest,
+    BodyEncoded,
     BodyTooLarge,
     BodyTooSlow,
     ChiasmError,
@@ -48,7 +49,7 @@ sends less holds memory for nothing."""
 _SHARE = "chiasm.body"
 """Where the scope holds this request's share of all bodies."""
 
-_BODY_UNREAD = (BodyTooLarge, BodyTooSlow, TooManyBodies)
+_BODY_UNREAD = (BodyEncoded, BodyTooLarge, BodyTooSlow, TooManyBodies)
 """Refusals that come while the client may still be sending."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -201,8 +202,11 @@ async def _refuse_the_rest(receive: Receive, send: Send, status: int, body: byte
 async def read_body(scope: Any, receive: Receive, *, most: int) -> bytearray:
     """The whole body, in one buffer that is not copied again.
 
-    Raises `BodyTooLarge`, `BodyTooSlow`, `TooManyBodies`, `ClientGone`.
+    Raises `BodyEncoded`, `BodyTooLarge`, `BodyTooSlow`, `TooManyBodies`, `ClientGone`.
     """
+    encoding = b", ".join(value for name, value in scope["headers"] if name == b"content-encoding")
+    if encoding.strip().lower() not in (b"", b"identity"):
+        raise BodyEncoded("a compressed body (content-encoding) is not read here; send it as it is")
     share: Share = scope[_SHARE]
     body = Body()
     try:

@@ -107,6 +107,11 @@ class BodyTooLarge(RequestError):
     code = "request_too_large"
 
 
+class BodyEncoded(RequestError):
+    status = 415
+    code = "unsupported_content_encoding"
+
+
 class BodyTooSlow(RequestError):
     status = 408
     code = "request_timeout"

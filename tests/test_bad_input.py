@@ -55,6 +55,20 @@ async def house() -> AsyncIterator[House]:
 
 # Bodies
 
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd", "identity, br"])
+async def test_a_compressed_body_is_refused_with_words(house: House, encoding: str) -> None:
+    got = await house.send({"messages": [user("Hi.")]}, headers={"content-encoding": encoding})
+    assert got.status == 415
+    assert "send it as it is" in got.error["message"]
+    assert house.brain.asked == []
+
+
+async def test_a_body_that_is_said_to_be_itself_is_read(house: House) -> None:
+    house.brain.will(says("Hello."))
+    assert (await house.send({"messages": [user("Hi.")]}, headers={"content-encoding": "identity"})).status == 200
+
+
 OF_OTHERS = {"tool_calls": "x", "tool_call_id": 5, "role": "user", "rest": [], "origin": {}, "chiasm_item": {"a": 1}}
 """Fields that mean something in other formats, or to us."""
 

@@ -65,6 +65,7 @@ ERRORS: Final = frozenset(
         "upstream_truncated",
         "upstream_lacks_path",
         "server_error",
+        "unsupported_content_encoding",
     }
 )
 
