@@ -27,6 +27,9 @@ _MOST_ERROR_BYTES = 64 * 1024
 _ERROR_BODY_SECONDS = 10.0
 _MODELS_SECONDS = 10.0
 
+_THERE_SECONDS = 2.0
+"""For a server that broke several times to show that it is there at all: whoever asked last waits for that."""
+
 _MOST_LISTING_BYTES = 8 * 2**20
 """The longest lists of models, those of gateways with hundreds of them and a page about each, have one megabyte."""
 
@@ -134,6 +137,7 @@ class Upstream:
         self.engine = "auto"
         """Which one it is by the signs of its answers."""
         self.breaker = Breaker(time.monotonic)
+        self._looking = False
 
     @property
     def host(self) -> str:
@@ -304,15 +308,22 @@ class Upstream:
         """A request that the server breaks on, one that is too large for a gateway perhaps, must not lock all others
         out: a server that is still there for a smaller question is not left alone."""
         self.breaker.failed()
-        if self.breaker.state == "open" and await self._is_there():
-            self.breaker.succeeded()
+        if self.breaker.state != "open" or self._looking:
+            return
+        self._looking = True
+        try:
+            if await self._is_there():
+                self.breaker.succeeded()
+        finally:
+            self._looking = False
 
     async def _is_there(self) -> bool:
         try:
-            await self._ask_for_models()
+            async with asyncio.timeout(_THERE_SECONDS):
+                await self._ask_for_models()
         except UpstreamRefused:
             return True
-        except UpstreamError:
+        except (UpstreamError, TimeoutError):
             return False
         return True
 

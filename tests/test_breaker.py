@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+import router.upstream
 from cache.breaker import FAILURES, OPEN_SECONDS, Breaker
-from tests.brain import Script, refuses, resets, says
-from tests.live import live, user
+from tests.brain import Asked, Script, Wire, hangs, refuses, resets, says
+from tests.live import becomes, live, soon, user
 
 
 class Clock:
@@ -92,3 +95,38 @@ async def test_a_brain_that_breaks_on_every_question_is_left_alone(models: Scrip
         house.brain.answers, house.brain.models = (lambda asked: resets), models
         got = [(await house.send({"messages": [user("Hi.")]})).status for _ in range(FAILURES + 1)]
         assert got[-1] == 503
+
+
+@pytest.mark.anyio
+@pytest.mark.live
+async def test_only_one_request_waits_to_hear_whether_a_brain_that_broke_is_there_at_all() -> None:
+    asked_for_models = 0
+    gate = asyncio.Event()
+
+    async def models(asked: Asked, wire: Wire) -> None:
+        nonlocal asked_for_models
+        asked_for_models += 1
+        await gate.wait()
+        wire.reset()
+
+    async with live() as house:
+        house.brain.will(says("Hello."))
+        assert (await house.send({"messages": [user("Hi.")]})).status == 200  # which has asked what it is
+        house.brain.answers, house.brain.models = (lambda asked: refuses(503, "no upstream")), models
+        many = [asyncio.ensure_future(house.send({"messages": [user("Hi.")]})) for _ in range(3 * FAILURES)]
+        await becomes(lambda: sum(one.done() for one in many) == len(many) - 1)
+        assert asked_for_models == 1
+        gate.set()
+        assert {got.status for got in await soon(asyncio.gather(*many))} <= {502, 503}
+
+
+@pytest.mark.anyio
+@pytest.mark.live
+async def test_a_brain_that_does_not_say_whether_it_is_there_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router.upstream, "_THERE_SECONDS", 0.05)
+    async with live() as house:
+        house.brain.will(says("Hello."))
+        assert (await house.send({"messages": [user("Hi.")]})).status == 200  # which has asked what it is
+        house.brain.answers, house.brain.models = (lambda asked: refuses(503, "no upstream")), hangs
+        got = [(await house.send({"messages": [user("Hi.")]})).error["code"] for _ in range(FAILURES + 1)]
+        assert got == ["upstream_error"] * FAILURES + ["upstream_unavailable"]

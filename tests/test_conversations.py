@@ -19,12 +19,13 @@ from cache.memory import MemoryStore
 from cache.rows import Rows
 from cache.store import Store, StoreError
 from cache.tables import Tables, place
-from router.intake.conversation import identify, tenant_of
+from router.intake.conversation import identify, key_of, tenant_of
 from router.intake.conversations import Conversations
 from router.intake.hidden_turns import HiddenTurns
-from router.intake.response_ids import ResponseIds
+from router.intake.response_ids import Noted, ResponseIds
 from tests.brain import Calls, Thinks, looks
 from tests.conversing import TOOLS, Habits, Told, Turn, recalls, tiny, turn
+from tests.failing import FailingStore
 from tests.live import no_errors_in_the_log, text, tool_result, user
 from tests.mortal_store import Mortal
 from tests.witness import Watched, Witness, pictured
@@ -508,6 +509,22 @@ async def one_hiccup(at: int, whole: bool) -> bool:
     left = {key: value for key, value in kept.items() if whole or not key.startswith("table/")}
     assert (list(left) if whole else remains(left, *traces(1))) == [], at
     return store.failed
+
+
+async def test_a_deletion_that_could_not_read_the_ids_of_answers_says_so() -> None:
+    store = FailingStore()
+    await ResponseIds(store).note("tenant", "brain", "resp_1", Noted(conversation="session"))
+
+    def fails(key: str) -> None:
+        if key.startswith("response/"):
+            raise StoreError("away")
+
+    store.on_read = fails
+    with pytest.raises(StoreError):
+        await conversations(store).delete("tenant", key_of("session"))
+    store.on_read = lambda key: None
+    await conversations(store).delete("tenant", key_of("session"))
+    assert await all_of(store) == {}
 
 
 # What goes by itself

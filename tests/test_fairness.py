@@ -13,6 +13,11 @@ import pytest
 
 import router.intake.admission
 import tools.vision.turns
+from cache.blobs import Blobs
+from cache.image import ImageLimits
+from cache.memory import MemoryStore
+from router.intake.admission import Admission
+from router.protocol.image_parts import Base64Image, FoundImage
 from tests.brain import Asked, Script, looks, says
 from tests.eyes import sees
 from tests.live import DEADLINE, House, becomes, live, picture, shown, soon, user
@@ -120,6 +125,39 @@ async def test_a_request_of_forty_images_in_caption_mode_has_them_all_described_
         await house.chat(user(*(shown(picture(seed)) for seed in range(40))))
         assert str(house.brain.asked[0].messages).count("A cat.") == 40
         assert 1 < house.eyes.at_once <= LOOKS_AT_ONCE
+
+
+class Slow(MemoryStore):
+    """Takes nothing of one tenant's until the gate opens."""
+
+    def __init__(self) -> None:
+        super().__init__(max_bytes=2**20)
+        self.gate = asyncio.Event()
+        self.waiting = 0
+
+    async def add(self, key: str, value: bytes, *, ttl: float | None = None) -> bool:
+        if key.startswith("blob/many/"):
+            self.waiting += 1
+            await self.gate.wait()
+        return await super().add(key, value, ttl=ttl)
+
+
+async def test_nobody_waits_for_a_store_that_is_slow_to_take_the_images_of_another_tenant() -> None:
+    store = Slow()
+    admission = Admission(blobs=Blobs(store), limits=ImageLimits())
+
+    def found(seed: int) -> FoundImage:
+        return FoundImage(Base64Image(base64.b64encode(picture(seed)).decode(), ""), "user", 0, False)
+
+    many = asyncio.ensure_future(admission.admit("many", [found(seed) for seed in range(20)], None))
+    await becomes(lambda: store.waiting >= 2)
+    (seen,) = await soon(admission.admit("one", [found(99)], None))
+    assert not seen.facts.problem
+    assert not many.done()
+    assert store.waiting < 20, "the bytes of all images of a request are in memory at once"
+    store.gate.set()
+    assert len(await soon(many)) == 20
+    admission.close()
 
 
 @pytest.mark.live

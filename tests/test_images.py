@@ -38,7 +38,7 @@ class Moody(MemoryStore):
         return await super().swap(key, old, new, ttl=ttl)
 
 
-async def images(store: MemoryStore, *digests: str) -> ConversationImages:
+async def images(store: MemoryStore, *digests: str, origin: str = "user") -> ConversationImages:
     """As of a request that brought these."""
     tables, rows = Tables(store), Rows(store)
 
@@ -47,7 +47,9 @@ async def images(store: MemoryStore, *digests: str) -> ConversationImages:
             table.arrive(number, tool=False, tokens=10)
 
     table, numbers, _ = await tables.number("t", "k", [(digest, None) for digest in digests], arrive)
-    brought = {number: ImageRecord(number, digest) for digest, number in zip(digests, numbers, strict=True)}
+    brought = {
+        number: ImageRecord(number, digest, origin=origin) for digest, number in zip(digests, numbers, strict=True)
+    }
     for row in brought.values():
         await rows.add(place("t", "k", table), row)
     return ConversationImages(CHAT, table, brought, blobs=Blobs(store), tables=tables, rows=rows)
@@ -98,6 +100,14 @@ async def test_a_forgotten_image_is_loaded_by_looking_and_by_recalling(how: str)
     assert again.is_loaded(1)
     assert again.table.stands([1], stamp)
     assert not again.table.stands([1], these.table.stamp), "what was seen before does not come back by itself"
+
+
+async def test_an_image_of_a_tool_that_a_rival_has_forgotten_meanwhile_comes_back_as_one() -> None:
+    store = MemoryStore(max_bytes=10**6)
+    these = await images(store, "a", origin="tool")
+    await Tables(store).change("t", "k", lambda table: table.forget([1]))
+    await these.looked([1], "t", "saw", tokens=5)
+    assert these.table.loaded[1].tool
 
 
 async def test_a_number_of_nobody_is_nothing() -> None:

@@ -403,6 +403,13 @@ def test_what_was_met_before_is_not_taken_for_what_is_written_likewise() -> None
     assert places == [Trail([message]).places[0] for message in likewise] * 2
 
 
+def test_nobody_finds_out_by_time_what_another_tenant_has_said() -> None:
+    met = PlainMessages()
+    places = [Trail([USER], "", met, tenant=tenant).places for tenant in ("ada", "ada", "bob")]
+    assert places == [Trail([USER]).places] * 3
+    assert len(met) == 2
+
+
 def test_no_more_messages_are_remembered_than_agreed() -> None:
     met = PlainMessages(3)
     places = [Trail([user(str(number))], "", met).places[0] for number in range(10)]

@@ -37,6 +37,10 @@ _ESCAPED_FOLD = re.compile(rb"(?<!\\)\\+[rn]")
 _REMEMBERED = 20_000
 """Images whose facts are kept in memory, about 900 bytes each: some hundred long conversations."""
 
+_AT_ONCE = 4
+"""Images of one request that are in work at once, with their bytes in memory: two in the threads and two on their way
+to the store."""
+
 _T = TypeVar("_T")
 
 _TRUSTED_SECONDS = 600.0
@@ -83,11 +87,10 @@ class Admission:
         self, tenant: str, images: Sequence[FoundImage], cuts: Cuts | None, since: float = -math.inf
     ) -> list[Seen]:
         """What is known of each, in order.  `since`: what was put into the store before then is put there again."""
+        at_once = asyncio.Semaphore(_AT_ONCE)
 
         async def one(image: FoundImage) -> Seen:
-            # Tenants take turns, so that who brings a thousand images keeps nobody else waiting for all of them.  The
-            # bytes of as many as have a place are in memory at once.
-            async with self._places.of(tenant):
+            async with at_once:
                 return await self._one(tenant, image, cuts, since)
 
         return await asyncio.gather(*map(one, images))
@@ -102,13 +105,16 @@ class Admission:
         payload = (cuts.payload(image.source.payload) if cuts else None) or memoryview(
             image.source.payload.encode("utf-8", "replace")
         )
-        digest, data = await self._in_thread(_read, payload, self._limits)
-        key = f"{tenant}/{digest}" if data is not None else f"{tenant}/text/{digest}"
-        known = self._seen.get(key)
-        since = max(since, self.clock() - _TRUSTED_SECONDS)
-        if known is not None and (known.facts.problem or (known.kept_at > since and not self._gone(tenant, known))):
-            return known
-        facts, data = await self._in_thread(_open, payload, data, digest, self._limits)
+        # Tenants take turns, so that who brings a thousand images keeps nobody else waiting for all of them.  For the
+        # threads alone: a store that is slow to take one tenant's images is no reason for another to wait.
+        async with self._places.of(tenant):
+            digest, data = await self._in_thread(_read, payload, self._limits)
+            key = f"{tenant}/{digest}" if data is not None else f"{tenant}/text/{digest}"
+            known = self._seen.get(key)
+            since = max(since, self.clock() - _TRUSTED_SECONDS)
+            if known is not None and (known.facts.problem or (known.kept_at > since and not self._gone(tenant, known))):
+                return known
+            facts, data = await self._in_thread(_open, payload, data, digest, self._limits)
         if data is not None:
             try:
                 await self._blobs.put(tenant, data, facts.digest)

@@ -237,8 +237,9 @@ class ConversationImages:
         beside: Callable[[ImageTable], None] = lambda table: None,
     ) -> int:
         share = tokens // max(1, len(numbers))
-        back = [number for number in numbers if number not in self._table.loaded]
-        rows = await self.records(back) if back else {}
+        # What is loaded here may have been forgotten by another process; only for what is sent anew is it free to ask.
+        perhaps_back = [number for number in numbers if number in self._brought or number not in self._table.loaded]
+        rows = await self.facts(perhaps_back)
         of_tools = {number for number, row in rows.items() if row.origin == "tool"}
 
         def use(table: ImageTable) -> None:

@@ -268,7 +268,8 @@ class _Chat:
         """Of the history with nothing but numbers in the images' places: the words there depend on what this request
         allows, on what is forgotten, on what was deleted."""
         history = self._taken.replaced([label(one.record.number) for one in self._taken.placed])
-        return Trail(history, f"{self._wire.name}{self._link.opening if self._link else ''}", self._rooms.plain)
+        wire = f"{self._wire.name}{self._link.opening if self._link else ''}"
+        return Trail(history, wire, self._rooms.plain, tenant=self._taken.conversation.tenant)
 
     async def _text_only(self) -> tuple[list[Any], VisionUsage]:
         """The client's messages with words in the images' places."""

@@ -29,6 +29,9 @@ from router.protocol.ledger import Place
 
 CONVERSATION = "x-chiasm-conversation"
 
+_READ_AT_ONCE = 500
+"""Notes, in which nobody else reads."""
+
 
 @dataclass(slots=True)
 class Noted:
@@ -70,9 +73,12 @@ class ResponseIds:
     async def forget(self, tenant: str, conversation: str) -> None:
         """What was noted of answers in this conversation.  Raises `StoreError`."""
         keys = [key async for key in self._store.keys(f"response/{tenant}/")]
-        for key, noted in zip(keys, await self._notes.get_many(keys), strict=True):
-            if noted is not None and key_of(noted.conversation) == conversation:
-                await self._store.delete(key)
+        for first in range(0, len(keys), _READ_AT_ONCE):
+            some = keys[first : first + _READ_AT_ONCE]
+            for key, value in zip(some, await self._store.get_many(some), strict=True):
+                noted = self._notes.readable(value)
+                if noted is not None and key_of(noted.conversation) == conversation:
+                    await self._store.delete(key)
 
 
 class Link:

@@ -79,10 +79,13 @@ class KeptTable:
 class Trail:
     """The place of every message of a history, and of what comes next."""
 
-    def __init__(self, messages: Sequence[Any], wire: str = "", plain: PlainMessages | None = None) -> None:
+    def __init__(
+        self, messages: Sequence[Any], wire: str = "", plain: PlainMessages | None = None, *, tenant: str = ""
+    ) -> None:
         """`wire`: the format that the history came in; those of different formats have no place in common.  `plain`:
-        who remembers what counts of a message."""
+        who remembers what counts of a message of this tenant's."""
         self._plain = PlainMessages() if plain is None else plain
+        self._tenant = tenant
         self._head = words_of_system(messages)
         self._chain = hashlib.sha256(wire.encode())
         self._wire = wire.encode()
@@ -91,7 +94,7 @@ class Trail:
 
     def follow(self, message: Any) -> Place:
         """The place of a message that follows all others; the next one follows it."""
-        plain = self._plain.of(message)
+        plain = self._plain.of(message, self._tenant)
         self._chain.update(plain.words)
         place = Place(
             self._chain.hexdigest()[:40],

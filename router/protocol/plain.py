@@ -1,7 +1,8 @@
 """What counts of a message, however it was written down: white space, parts, ids, reminders and thoughts do not.
 
 A client sends the whole history with each request, so what was made of a message is remembered under the SHA-256 of all
-that it was made from: a function of those bytes alone, whoever sent them.
+that it was made from, inside its tenant: if tenants shared it, how fast an answer begins would tell one what another
+has said.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class PlainMessages:
     def __len__(self) -> int:
         return len(self._known)
 
-    def of(self, message: Any) -> Plain:
-        key = _key(message)
+    def of(self, message: Any, tenant: str = "") -> Plain:
+        key = _key(message, tenant)
         if key is None:
             return _plain(message)
         known = self._known.get(key)
@@ -52,13 +53,13 @@ class PlainMessages:
         return known
 
 
-def _key(message: Any) -> str | None:
-    """Of everything that `_plain` looks at; `None` where that cannot be written down to the letter."""
+def _key(message: Any, tenant: str) -> str | None:
+    """Of the tenant and everything that `_plain` looks at; `None` where that cannot be written down to the letter."""
     if type(message) is not dict:
         return None
     read = (message.get("role"), message.get("content"), message.get("tool_calls"))
     try:
-        return hashlib.sha256(orjson.dumps(read, option=_TO_THE_LETTER)).hexdigest()
+        return f"{tenant}/{hashlib.sha256(orjson.dumps(read, option=_TO_THE_LETTER)).hexdigest()}"
     except TypeError:
         return None
 
