@@ -33,6 +33,11 @@ class Breaker:
             return "closed"
         return "open" if self._left() > 0 else "half open"
 
+    @property
+    def on_the_brink(self) -> bool:
+        """Whether one failure more opens it."""
+        return self._failures >= FAILURES - 1
+
     def wait(self) -> float | None:
         """`None`: ask now, and report `succeeded`, `failed` or `given_up`.  Else the seconds until it may be tried."""
         if self._opened_at is None:

@@ -307,15 +307,21 @@ class Upstream:
     async def _failed(self) -> None:
         """A request that the server breaks on, one that is too large for a gateway perhaps, must not lock all others
         out: a server that is still there for a smaller question is not left alone."""
-        self.breaker.failed()
-        if self.breaker.state != "open" or self._looking:
+        if not self.breaker.on_the_brink:
+            self.breaker.failed()
             return
-        self._looking = True
+        if self._looking:  # another one is finding out
+            self.breaker.given_up()
+            return
+        self._looking, there = True, False
         try:
-            if await self._is_there():
-                self.breaker.succeeded()
+            there = await self._is_there()
         finally:
             self._looking = False
+            if there:
+                self.breaker.succeeded()
+            else:
+                self.breaker.failed()
 
     async def _is_there(self) -> bool:
         try:
