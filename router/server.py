@@ -15,7 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from cache.store import StoreError
-from router.allocator import keep_less
+from router.allocator import share_heaps
 from router.app import create_app, open_configured_store
 from router.config import ConfigError, Settings, TextSettings
 from router.connection import KEEP_ALIVE_SECONDS, Connection
@@ -131,7 +131,7 @@ async def _problem_of_the_store(settings: Settings) -> str:
 
 def _application(settings: Settings) -> Starlette:
     """Made in each worker, which is a fresh process."""
-    keep_less()
+    share_heaps()
     _logging(settings.server.log_format)
     app = create_app(settings)
     rooms = app.router.lifespan_context
