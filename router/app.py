@@ -34,6 +34,7 @@ from router.admin.events import Bus
 from router.admin.page import routes as page
 from router.admin.service import changes_to, open_admin, prompts_to
 from router.admin.thumbnails import Thumbnails
+from router.allocator import give_back_when_quiet
 from router.bodies import Bodies
 from router.brain import Brain
 from router.config import Settings, TextSettings, VisionSettings, is_loopback
@@ -262,6 +263,8 @@ async def _lifespan(settings: Settings) -> AsyncIterator[dict[str, Any]]:
         )
         pulse = Pulse()
         stack.callback(pulse.stop)
+        giving_back = asyncio.create_task(give_back_when_quiet(rooms.traffic))
+        stack.callback(giving_back.cancel)
         gauges = Gauges(watch.metrics, brains, eyes, settings, rooms.answering, store)
         stack.push_async_callback(gauges.close)
         yield {

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from router.allocator import Traffic
 from router.brain import Brain, choose, unknown_model
 from router.config import ServerSettings, Settings
 from router.door import Caller, Endpoint, read_body, told
@@ -52,7 +53,7 @@ _LAST_WORDS_SECONDS = 2.0
 """For writing an error to those whose answers are cut at the end; longer only for clients that do not read."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rooms:
     """What the endpoints work with; made once by the application."""
 
@@ -64,11 +65,16 @@ class Rooms:
     watch: Watch
     answering: set[asyncio.Task[Any]] = field(default_factory=set)
     """The tasks of running exchanges."""
+    begun: int = 0
 
     def answered_by(self, task: asyncio.Task[Any] | None) -> None:
         assert task is not None
+        self.begun += 1
         self.answering.add(task)
         task.add_done_callback(self.answering.discard)
+
+    def traffic(self) -> Traffic:
+        return Traffic(self.begun, len(self.answering))
 
     async def last_words(self) -> None:
         """At the end of the process: let those that were cut tell their clients.

@@ -1,14 +1,18 @@
-"""Threads share heaps."""
+"""Threads share heaps, and what is free goes back to the system when nobody is answered."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 
 import pytest
 
-from router.allocator import HEAPS, share_heaps
+import router.allocator
+from router.allocator import HEAPS, Traffic, give_back_when_quiet, share_heaps
+from tests.brain import Waits, says
+from tests.live import becomes, live, soon, user
 
 HEAPS_OF_TWELVE_THREADS = """
 import ctypes, sys, tempfile, threading
@@ -51,3 +55,53 @@ def test_threads_share_two_heaps() -> None:
 
 def test_whoever_sets_the_c_library_up_is_left_alone() -> None:
     assert not share_heaps({"MALLOC_ARENA_MAX": "4"})
+
+
+@pytest.mark.anyio
+async def test_memory_is_given_back_once_after_each_burst_and_not_while_answers_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(router.allocator, "_QUIET_SECONDS", 0.001)
+    looks = [(0, 0), (0, 0), (3, 2), (3, 1), (3, 0), (3, 0), (5, 0), (5, 0), (5, 0), (6, 1), (6, 1)]
+    trims: list[int] = []
+    seen = iter(looks)
+    over = asyncio.Event()
+
+    def traffic() -> Traffic:
+        try:
+            return Traffic(*next(seen))
+        except StopIteration:
+            over.set()
+            return Traffic(6, 1)
+
+    def trim(pad: int) -> int:
+        trims.append(pad)
+        return 1
+
+    task = asyncio.ensure_future(give_back_when_quiet(traffic, trim))
+    await soon(over.wait())
+    task.cancel()
+    assert trims == [0, 0]
+
+
+@pytest.mark.anyio
+@pytest.mark.live
+async def test_the_service_gives_back_when_its_last_answer_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router.allocator, "_QUIET_SECONDS", 0.01)
+    trims: list[int] = []
+
+    def trim(pad: int) -> int:
+        trims.append(pad)
+        return 1
+
+    monkeypatch.setattr(router.allocator, "_of_the_c_library", lambda name: trim)
+    async with live() as house:
+        gate = asyncio.Event()
+        house.brain.will(says("Hel", Waits(gate), "lo."))
+        async with house.line(user("Hi."), stream=True) as line:
+            await line.until(b"Hel")
+            before = len(trims)
+            gate.set()
+            await line.rest()
+        assert before == 0
+        await becomes(lambda: len(trims) == 1)
